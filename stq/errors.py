@@ -1,0 +1,14 @@
+"""The error of a user's input: shown as one sentence, without a traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong; the message says what, and what would be right."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """``" (did you mean 'x'?)"`` for the valid name nearest to ``name``, or nothing where none is near."""
+    near = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.5)
+    return f" (did you mean '{near[0]}'?)" if near else ""

@@ -1,0 +1,34 @@
+"""The quantizers: one file a method, pure torch, on ``base`` (what a quantizer is) and ``registry`` (names)."""
+
+from . import dorefa, lsq, lsq_plus, pact, sawb, squeeze_threshold
+from .base import FLOAT_BITS, ActivationQuantizer, WeightQuantizer, check_bits
+from .record import ActivationRecord, WeightRecord
+from .registry import (
+    get_method,
+    get_weight_quantizer,
+    list_quantizers,
+    list_weight_quantizers,
+    register_quantizer,
+    register_weight_quantizer,
+)
+
+__all__ = [
+    "FLOAT_BITS",
+    "ActivationQuantizer",
+    "ActivationRecord",
+    "WeightQuantizer",
+    "WeightRecord",
+    "check_bits",
+    "dorefa",
+    "get_method",
+    "get_weight_quantizer",
+    "list_quantizers",
+    "list_weight_quantizers",
+    "lsq",
+    "lsq_plus",
+    "pact",
+    "register_quantizer",
+    "register_weight_quantizer",
+    "sawb",
+    "squeeze_threshold",
+]

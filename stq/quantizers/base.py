@@ -1,0 +1,246 @@
+"""What every quantizer is: bits, a calibration, a fake quantization for training, and a static record."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .record import ActivationRecord, WeightRecord, round_ste
+
+FLOAT_BITS = 32  # the bit width that means "leave this in floating point"
+_SMALLEST_PART = 1e-3  # a learned step or clip stays above this part of its calibrated value
+_COMPARATOR_GAIN = 2.0**64
+
+
+def check_bits(bits: int, what: str = "bits") -> int:
+    """Return ``bits`` if it is 1 to 8 or 32 (float); raise ValueError otherwise."""
+    if isinstance(bits, bool) or not isinstance(bits, int) or not (1 <= bits <= 8 or bits == FLOAT_BITS):
+        raise ValueError(f"{what}={bits} is not a bit width: use 1 to 8, or 32 to leave it in floating point")
+    return bits
+
+
+def straight_through(value: Tensor, surrogate: Tensor) -> Tensor:
+    """Exactly ``value`` in the forward pass, the gradient of ``surrogate`` in the backward pass."""
+    return value.detach() + (surrogate - surrogate.detach())
+
+
+def scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """Exactly ``x``, with its gradient multiplied by ``factor`` (LSQ, arXiv 1902.08153, section 2.2)."""
+    return straight_through(x, x * factor)
+
+
+def sign_ste(v: Tensor) -> Tensor:
+    """-1 or +1 (sign(0) = +1), NaN stays NaN; gradient 1 where -1 <= v <= 1, else 0."""
+    sign = torch.where(v >= 0, 1.0, torch.where(v < 0, -1.0, v))
+    return straight_through(sign, v.clamp(-1, 1))
+
+
+class _LowerBound(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, bound: Tensor) -> Tensor:
+        ctx.save_for_backward(x, bound)
+        return torch.maximum(x, bound)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        x, bound = ctx.saved_tensors
+        # below the bound only a descent step that leads back up may pass
+        return gradient * ((x >= bound) | (gradient < 0)), None
+
+
+class _Stateful(nn.Module):
+    """Keeps bits, the calibrated flag and signedness in ``state_dict``, so a checkpoint needs no calibration."""
+
+    bits: int
+    calibrated: bool
+    signed: bool | None
+
+    def get_extra_state(self) -> Tensor:
+        signed = -1 if self.signed is None else int(self.signed)
+        return torch.tensor([self.bits, int(self.calibrated), signed])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        bits, calibrated, signed = (int(v) for v in state)
+        if bits != self.bits:
+            raise ValueError(f"the checkpoint holds a {bits}-bit quantizer where the model has {self.bits} bits")
+        self.calibrated = bool(calibrated)
+        self.signed = None if signed < 0 else bool(signed)
+
+    def positive(self, name: str, shape: tuple[int, ...] = ()) -> None:
+        """Declare a learned quantity that no learning rate can make zero or negative; read it with ``bounded``."""
+        self.register_parameter(f"raw_{name}", nn.Parameter(torch.ones(shape)))
+        self.register_buffer(f"{name}_floor", torch.full(shape, _SMALLEST_PART))
+
+    @torch.no_grad()
+    def set_positive(self, name: str, value: Tensor) -> None:
+        """Set a quantity declared with ``positive`` and its lower bound; zeros (an all-zero input) become 1."""
+        value = torch.where(value > 0, value, torch.ones_like(value))
+        getattr(self, f"raw_{name}").copy_(value)
+        getattr(self, f"{name}_floor").copy_(value * _SMALLEST_PART)
+
+    def bounded(self, name: str) -> Tensor:
+        """The current value of a quantity declared with ``positive``, above zero and differentiable."""
+        return _LowerBound.apply(getattr(self, f"raw_{name}"), getattr(self, f"{name}_floor"))
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, signed={self.signed}, calibrated={self.calibrated}"
+
+
+class ActivationQuantizer(_Stateful, ABC):
+    """Quantizes the input of a layer. Subclasses write three methods: ``initialize``, ``fake_quantize``, ``record``.
+
+    bits: 1 to 8. channels: input channels C of the layer. channel_axis: the channel axis counted from the end (-3 for
+    (N, C, H, W), -2 for (N, C, L), -1 for (..., C)). signed: whether the input can be negative; None lets calibration
+    find out. decay: weight decay of the quantizer's own parameters.
+    """
+
+    decay: float = 0.0
+
+    def __init__(self, bits: int, channels: int, channel_axis: int = -3, signed: bool | None = None):
+        super().__init__()
+        if check_bits(bits) == FLOAT_BITS:
+            raise ValueError("a quantizer has 1 to 8 bits; leave the layer alone for float")
+        self.bits, self.channels, self.channel_axis = bits, channels, channel_axis
+        self.signed = self.requested_signed = signed
+        self.calibrated = False
+
+    @property
+    def levels(self) -> int:
+        """L = 2**bits - 1, the number of thresholds."""
+        return 2**self.bits - 1
+
+    @property
+    def binary(self) -> bool:
+        """True for 1-bit signed codes, which are -1 and +1."""
+        return self.bits == 1 and bool(self.signed)
+
+    @property
+    def low(self) -> int:
+        """Smallest code: 0, -1 (binary) or -2**(bits - 1)."""
+        return -(2 ** (self.bits - 1)) if self.signed else 0
+
+    @property
+    def high(self) -> int:
+        """Largest code: 2**bits - 1, +1 (binary) or 2**(bits - 1) - 1."""
+        return max(1, 2 ** (self.bits - 1) - 1) if self.signed else self.levels
+
+    def round(self, v: Tensor) -> Tensor:
+        """Integer code of an input in units of codes: round(clip(v, low, high)), or the sign where binary."""
+        return sign_ste(v) if self.binary else round_ste(v.clamp(self.low, self.high))
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor) -> None:
+        """Set signedness (if not given) and the start of every learned quantity from a batch of inputs."""
+        if not torch.isfinite(x).all():
+            raise ValueError("cannot calibrate on a batch that holds NaN or infinity")
+        self.signed = bool((x < 0).any()) if self.requested_signed is None else self.requested_signed
+        self.initialize(x.float())
+        self.calibrated = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Fake-quantize ``x`` (any float dtype, computed in float32): in evaluation exactly through the record."""
+        if not self.calibrated:
+            raise RuntimeError("not calibrated: call stq.calibrate(model, batch) or load a trained checkpoint first")
+        if x.dim() == -self.channel_axis:  # unbatched, as convolutions allow
+            return self(x.unsqueeze(0)).squeeze(0)
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        return (self.fake_quantize(wide) if self.training else self.evaluate(wide)).to(x.dtype)
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        """The forward pass in evaluation: through the static record, so what is measured is what is deployed."""
+        return self.record().fake_quantize(x)
+
+    def set_progress(self, fraction: float) -> None:
+        """Told before each training step which part of training is done, 0 to 1."""
+
+    def make_record(self, gain: Tensor, shift: Tensor, scale: Tensor, offset: Tensor | None = None) -> ActivationRecord:
+        """Fill the record from ``code = round(clip(gain * x - shift, low, high))``, ``value = scale * code + offset``."""
+        low, high = self.low, self.high
+        gain, shift, scale = gain.detach(), shift.detach(), scale.detach()
+        offset = torch.zeros_like(scale) if offset is None else offset.detach()
+        if self.binary:
+            # One comparator with codes 0 and 1. Only the place of its threshold matters, so a huge gain makes the
+            # comparison exact, and the constant puts an input on the threshold on the upper side: sign(0) = +1.
+            gain, shift = gain * _COMPARATOR_GAIN, shift * _COMPARATOR_GAIN - 0.75
+            low, high, scale, offset = 0, 1, 2 * scale, offset - scale
+        return ActivationRecord(self.bits, low, high, gain, shift, scale, offset, self.channel_axis)
+
+    @abstractmethod
+    def initialize(self, x: Tensor) -> None:
+        """Set the start of every learned quantity from a float32 batch of the layer's inputs."""
+
+    @abstractmethod
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """The training forward pass, differentiable as the method's paper says."""
+
+    @abstractmethod
+    def record(self) -> ActivationRecord:
+        """What the quantizer is at inference."""
+
+
+class WeightQuantizer(_Stateful, ABC):
+    """Quantizes a weight of shape (O, ...). Subclasses write ``encode``, and ``initialize`` where something is learned.
+
+    bits: 1 to 8. channels: output channels O of the layer.
+    """
+
+    decay: float = 0.0
+    signed = True
+
+    def __init__(self, bits: int, channels: int):
+        super().__init__()
+        if check_bits(bits) == FLOAT_BITS:
+            raise ValueError("a quantizer has 1 to 8 bits; leave the layer alone for float")
+        self.bits, self.channels, self.calibrated = bits, channels, False
+
+    @property
+    def levels(self) -> int:
+        """L = 2**bits - 1."""
+        return 2**self.bits - 1
+
+    @property
+    def low(self) -> int:
+        """Smallest code."""
+        return -self.levels
+
+    @property
+    def high(self) -> int:
+        """Largest code."""
+        return self.levels
+
+    @torch.no_grad()
+    def calibrate(self, weight: Tensor) -> None:
+        """Set the start of every learned quantity from the float weight."""
+        if not torch.isfinite(weight).all():
+            raise ValueError("cannot calibrate on a weight that holds NaN or infinity")
+        self.initialize(weight.float())
+        self.calibrated = True
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Fake-quantize ``weight``, the same shape and dtype; training and evaluation use the same arithmetic."""
+        codes, scale = self.encode(weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight)
+        return (scale * codes).to(weight.dtype)
+
+    @torch.no_grad()
+    def record(self, weight: Tensor) -> WeightRecord:
+        """Integer codes and scales of ``weight``. Raises ValueError where it is NaN."""
+        codes, scale = self.encode(weight.float())
+        if torch.isnan(codes).any():
+            raise ValueError("the weight holds NaN, which has no integer code")
+        return WeightRecord(self.bits, self.low, self.high, codes.to(torch.int32), scale.reshape(-1).squeeze())
+
+    def initialize(self, weight: Tensor) -> None:
+        """Set the start of every learned quantity from the float32 weight."""
+
+    @abstractmethod
+    def encode(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes (straight-through gradient, the shape of ``weight``) and scale (broadcasts over it)."""
+
+
+def smallest_error(x: Tensor, candidates: Tensor, quantize: Callable[[Tensor], Tensor]) -> Tensor:
+    """The candidate (a scalar of ``candidates``) for which ``quantize(candidate)`` is nearest to ``x`` in square."""
+    errors = torch.stack([(quantize(candidate) - x).square().mean() for candidate in candidates])
+    return candidates[errors.argmin()]

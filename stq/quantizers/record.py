@@ -1,0 +1,104 @@
+"""The static record: what a trained quantizer is at inference, whatever the method behind it.
+
+Everything after training (folding, integer inference, export, cost, threshold plots) reads these two records and
+nothing else, so a new quantizer is deployable as soon as it can fill one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class _Round(torch.autograd.Function):
+    """round half to even; the gradient passes unchanged (straight-through)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def round_ste(x: Tensor) -> Tensor:
+    """Round half to even with a straight-through gradient; NaN stays NaN."""
+    return _Round.apply(x)
+
+
+def along_channels(vector: Tensor, x: Tensor, channel_axis: int) -> Tensor:
+    """View a vector of shape (C,) so that it broadcasts over ``x`` along ``channel_axis`` (negative); scalars pass."""
+    if vector.dim() == 0:
+        return vector
+    return vector.reshape(-1, *(1,) * (-channel_axis - 1))
+
+
+@dataclass(frozen=True)
+class ActivationRecord:
+    """``code = clip(round(gain * x - shift), low, high)`` and ``value = scale * code + offset``.
+
+    gain, shift: shape () or (C,), float32; ``gain`` in codes per unit of the input, ``shift`` in codes.
+    scale, offset: shape (), in units of the input. low, high: integers, ``high - low < 2**bits``.
+    channel_axis: where the channels of the input are, counted from the end: -3 for (N, C, H, W), -1 for (..., C).
+    """
+
+    bits: int
+    low: int
+    high: int
+    gain: Tensor
+    shift: Tensor
+    scale: Tensor
+    offset: Tensor
+    channel_axis: int
+
+    def _code(self, x: Tensor) -> Tensor:
+        gain = along_channels(self.gain, x, self.channel_axis)
+        shift = along_channels(self.shift, x, self.channel_axis)
+        return round_ste(torch.clamp(gain * x - shift, self.low, self.high))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Integer codes (int32, the shape of ``x``). Raises ValueError where ``x`` is NaN: NaN has no code."""
+        code = self._code(x.float())
+        if torch.isnan(code).any():
+            raise ValueError("the input holds NaN, which has no integer code")
+        return code.to(torch.int32)
+
+    def decode(self, code: Tensor) -> Tensor:
+        """Real values of integer codes."""
+        return self.scale * code + self.offset
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """``decode(encode(x))`` in floating point; straight-through gradient, NaN stays NaN."""
+        return self.scale * self._code(x) + self.offset
+
+    def thresholds(self) -> Tensor:
+        """The inputs at which the code steps up, shape (C or 1, high - low), ascending: comparators of the layer."""
+        levels = torch.arange(self.low + 1, self.high + 1, device=self.gain.device, dtype=self.gain.dtype)
+        return (levels - 0.5 + self.shift.reshape(-1, 1)) / self.gain.reshape(-1, 1)
+
+
+@dataclass(frozen=True)
+class WeightRecord:
+    """Integer weights: ``value = scale * code``.
+
+    codes: int32, the shape of the weight (O, ...), ``low <= code <= high`` in steps of ``stride``.
+    scale: shape () or (O,), in units of the weight.
+    """
+
+    bits: int
+    low: int
+    high: int
+    codes: Tensor
+    scale: Tensor
+
+    @property
+    def stride(self) -> int:
+        """Distance of neighbouring codes: 1, or 2 where the levels are the odd integers (so ``bits`` bits suffice)."""
+        return max(1, (self.high - self.low) // (2**self.bits - 1))
+
+    def decode(self) -> Tensor:
+        """The real weight, shape (O, ...)."""
+        return self.scale.reshape(-1, *(1,) * (self.codes.dim() - 1)) * self.codes

@@ -1,0 +1,106 @@
+"""Quantizers by name: a decorator to register, wildcards to list, entry points to find other packages' quantizers."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+
+from .base import ActivationQuantizer, WeightQuantizer
+
+ENTRY_POINT_GROUP = "stq.quantizers"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered activation quantizer and the weight quantizer that is paired with it unless one is named.
+
+    activation: None for the method that leaves activations in floating point.
+    """
+
+    name: str
+    activation: Callable[..., ActivationQuantizer] | None
+    weights: str
+
+
+@dataclass
+class _Table:
+    kind: str
+    entries: dict = field(default_factory=dict)
+
+    def add(self, name: str, entry: object) -> None:
+        if name in self.entries and self.entries[name] != entry:
+            raise ValueError(f"a {self.kind} named '{name}' is registered already; choose another name")
+        self.entries[name] = entry
+
+    def get(self, name: str) -> object:
+        _load_entry_points()
+        if name not in self.entries:
+            near = difflib.get_close_matches(str(name), self.entries, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(sorted(self.entries))}."
+            raise ValueError(f"there is no {self.kind} named '{name}': {hint}")
+        return self.entries[name]
+
+    def names(self, pattern: str) -> list[str]:
+        _load_entry_points()
+        return sorted(fnmatch.filter(self.entries, pattern))
+
+
+_methods = _Table("quantizer")
+_weights = _Table("weight quantizer")
+
+
+@cache
+def _load_entry_points() -> None:
+    """Import what other installed packages offer; importing is enough, because their decorators register."""
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        point.load()
+
+
+def register_quantizer(name: str, weights: str = "lsq") -> Callable[[type], type]:
+    """Class decorator: make an ``ActivationQuantizer`` available as ``name``, paired with the weight quantizer named.
+
+    Raises ValueError if the name is taken by another class.
+    """
+
+    def decorate(cls: type) -> type:
+        _methods.add(name, Method(name, cls, weights))
+        return cls
+
+    return decorate
+
+
+def register_weight_quantizer(name: str) -> Callable[[type], type]:
+    """Class decorator: make a ``WeightQuantizer`` available as ``name``. Raises ValueError if the name is taken."""
+
+    def decorate(cls: type) -> type:
+        _weights.add(name, cls)
+        return cls
+
+    return decorate
+
+
+def list_quantizers(pattern: str = "*") -> list[str]:
+    """Names of the registered methods that match a wildcard, for instance ``"*st"``."""
+    return _methods.names(pattern)
+
+
+def list_weight_quantizers(pattern: str = "*") -> list[str]:
+    """Names of the registered weight quantizers that match a wildcard."""
+    return _weights.names(pattern)
+
+
+def get_method(name: str) -> Method:
+    """The method of that name; raises ValueError that names the nearest one if there is none."""
+    return _methods.get(name)
+
+
+def get_weight_quantizer(name: str) -> Callable[..., WeightQuantizer]:
+    """The weight quantizer of that name; raises ValueError that names the nearest one if there is none."""
+    return _weights.get(name)
+
+
+_methods.add("none", Method("none", None, "lsq"))

@@ -1,0 +1,172 @@
+"""Squeeze-and-Threshold: an attention block adjusts the activations and learns the thresholds that quantize them.
+
+Wu, Waschneck, Mayr: single stage, EANN 2021; double stage, Int. J. Neural Systems 2022 (arXiv 2209.15317,
+DOI 10.1142/S0129065722500514). Published: the block is inserted before the convolution, stage one adjusts the
+activations, stage two learns the thresholds, and thresholds for inference are learned by momentum. The equations here
+are our reconstruction, for the papers' layer sizes and activation functions are not available to us:
+
+    v = g * x / s          g = 2 sigmoid(MLP1(z1)),  z1 = squeeze(x) over the mean of its magnitude   stage 1, range
+    q = round(clip(v - t)) t = t_max tanh(MLP2(z2)), z2 = squeeze(clip(v)) / L                        stage 2, threshold
+    y = s * q              the step s is learned as in LSQ; at the start g = 1 and t = 0, which is LSQ
+
+In code: channel c gives code i where x crosses ``s (i - 1/2 + t_c) / g_c``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .lsq import LSQActivation
+from .record import ActivationRecord
+from .registry import register_quantizer
+
+SQUEEZES: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda x: x.mean(-1),
+    "abs": lambda x: x.abs().mean(-1),
+    "max": lambda x: x.amax(-1),
+    "rms": lambda x: (x.square().mean(-1) + 1e-12).sqrt(),
+}
+
+
+class _AllReduceSum(torch.autograd.Function):
+    """Sum over the processes of a data-parallel run; so is the gradient."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+def batch_mean(x: Tensor) -> Tensor:
+    """Mean of x (N, C) over the samples of all processes, shape (C,); differentiable."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return x.mean(0)
+    total = _AllReduceSum.apply(torch.cat([x.sum(0), x.new_tensor([float(len(x))])]))
+    return total[:-1] / total[-1]
+
+
+class Attention(nn.Sequential):
+    """Linear(C, h) -> ReLU -> Linear(h, C) with h = max(C / reduction, 8); its output is zero at the start."""
+
+    def __init__(self, channels: int, reduction: int):
+        hidden = max(channels // reduction, 8)
+        super().__init__(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
+        nn.init.zeros_(self[-1].weight)
+        nn.init.zeros_(self[-1].bias)
+
+
+@register_quantizer("double_st", weights="lsq")
+class DoubleStageST(LSQActivation):
+    """Double-stage ST: attention sets a range gain g and a threshold shift t for each channel.
+
+    reduction: channels over hidden units of each attention block. momentum: of the running means of g and t.
+    t_max: largest threshold shift, in codes. anneal: part of training over which per-sample g and t turn into their
+    batch means (0: per sample throughout). squeeze: statistic over the positions (``SQUEEZES``). inference: "static"
+    evaluates with the running means, "dynamic" with the attention, which is an ablation and has no static record.
+    range_stage, threshold_stage: whether stage one and stage two are there.
+    """
+
+    def __init__(
+        self,
+        *args,
+        reduction: int = 4,
+        momentum: float = 0.02,
+        t_max: float = 1.0,
+        anneal: float = 0.7,
+        squeeze: str = "mean",
+        inference: str = "static",
+        range_stage: bool = True,
+        threshold_stage: bool = True,
+        **common,
+    ):
+        super().__init__(*args, **common)
+        if inference not in ("static", "dynamic"):
+            raise ValueError(f"inference='{inference}' must be 'static' or 'dynamic'")
+        if squeeze not in SQUEEZES:
+            raise ValueError(f"squeeze='{squeeze}' must be one of {', '.join(SQUEEZES)}")
+        if not 0 < momentum <= 1:
+            raise ValueError(f"momentum={momentum} must be above 0 and at most 1")
+        if reduction < 1:
+            raise ValueError(f"reduction={reduction} must be 1 or more")
+        self.momentum, self.t_max, self.anneal, self.inference = momentum, t_max, anneal, inference
+        self.squeeze = squeeze
+        self.range_attention = Attention(self.channels, reduction) if range_stage else None
+        self.threshold_attention = Attention(self.channels, reduction) if threshold_stage else None
+        self.register_buffer("running_gain", torch.ones(self.channels))
+        self.register_buffer("running_threshold", torch.zeros(self.channels))
+        self.register_buffer("mix", torch.zeros(()))  # lambda of the annealing: 0 per sample, 1 batch mean
+
+    def set_progress(self, fraction: float) -> None:
+        """Anneal: the share of the batch mean goes linearly from 0 to 1 over the first ``anneal`` of training."""
+        if self.anneal > 0:
+            self.mix.fill_(min(1.0, fraction / self.anneal))
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """The equations above with per-sample g and t, annealed towards their batch means; updates the running means."""
+        step = self.step(x)
+        gain = self._annealed(self._gain(x), self.running_gain)
+        v = self._per_sample(gain, x) * x * (1 / step)
+        threshold = self._annealed(self._threshold(v), self.running_threshold)
+        return step * self.round(v - self._per_sample(threshold, x))
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        """Static evaluation is that of every quantizer; dynamic evaluation keeps the attention."""
+        if self.inference == "static":
+            return super().evaluate(x)
+        step = self.bounded("step")
+        v = self._per_sample(self._gain(x), x) * x * (1 / step)
+        return step * self.round(v - self._per_sample(self._threshold(v), x))
+
+    def record(self) -> ActivationRecord:
+        """Gain g/s and shift t from the running means, scale s. Raises ValueError where inference is dynamic."""
+        if self.inference == "dynamic":
+            raise ValueError("inference='dynamic' has no static record: use inference='static' to freeze or export")
+        step = self.bounded("step")
+        return self.make_record(self.running_gain / step, self.running_threshold, step)
+
+    def _gain(self, x: Tensor) -> Tensor:
+        if self.range_attention is None:
+            return torch.ones_like(self._positions(x)[..., 0])
+        z = SQUEEZES[self.squeeze](self._positions(x))
+        z = z / (z.abs().mean(-1, keepdim=True) + 1e-6)
+        return 2 * torch.sigmoid(self.range_attention(z))
+
+    def _threshold(self, v: Tensor) -> Tensor:
+        if self.threshold_attention is None:
+            return torch.zeros_like(self._positions(v)[..., 0])
+        z = SQUEEZES[self.squeeze](self._positions(v.clamp(self.low, self.high))) / self.levels
+        return self.t_max * torch.tanh(self.threshold_attention(z))
+
+    def _annealed(self, value: Tensor, running: Tensor) -> Tensor:
+        mean = batch_mean(value)
+        with torch.no_grad():
+            running.lerp_(mean.to(running.dtype), self.momentum)
+        return value + self.mix * (mean - value)
+
+    def _positions(self, x: Tensor) -> Tensor:
+        """x as (samples, C, positions); a Linear input (N, C) has one position."""
+        return x.movedim(self.channel_axis, 1).flatten(2) if x.dim() > 2 else x.unsqueeze(-1)
+
+    def _per_sample(self, value: Tensor, x: Tensor) -> Tensor:
+        """View (samples, C) so that it broadcasts over x."""
+        before, after = x.dim() + self.channel_axis - 1, -self.channel_axis - 1
+        return value.reshape(len(value), *(1,) * before, value.shape[1], *(1,) * after)
+
+
+@register_quantizer("st", weights="lsq")
+class SingleStageST(DoubleStageST):
+    """Single-stage ST: stage one alone, the thresholds stay where the step puts them (t = 0)."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, threshold_stage=False, **settings)

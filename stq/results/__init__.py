@@ -1,0 +1,1 @@
+"""Results: reading and writing result.json. Knows files only, no training code."""
