@@ -6,6 +6,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "calibrate": "calibration",
+    "cost": "deploy.cost",
     "quantize": "surgery",
     "quantized_layers": "surgery",
     "set_bits": "surgery",
