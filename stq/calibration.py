@@ -30,6 +30,8 @@ def calibrate(model: nn.Module, batch: Tensor | Sequence[Tensor]) -> Summary:
     layers = list(quantized_layers(model))
     if not layers:
         raise ValueError("the model has no quantizers: call stq.quantize(model, ...) before stq.calibrate")
+    if not torch.isfinite(inputs).all():
+        raise ValueError("cannot calibrate on a batch that holds NaN or infinity")
     parameter = next(model.parameters())
     seen: set[str] = set()
     handles = []

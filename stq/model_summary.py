@@ -38,9 +38,7 @@ class Summary(tuple):
         ]
         widths = [max(len(str(row[i])) for row in (head, *rows)) for i in range(len(head))]
         lines = [
-            "  ".join(
-                str(v).rjust(w) if i in (2, 3, 7) else str(v).ljust(w) for i, (v, w) in enumerate(zip(row, widths))
-            )
+            "  ".join(str(v).rjust(widths[i]) if i in (2, 3, 7) else str(v).ljust(widths[i]) for i, v in enumerate(row))
             for row in (head, ["-" * w for w in widths], *rows)
         ]
         return "\n".join(line.rstrip() for line in lines)

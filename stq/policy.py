@@ -84,9 +84,13 @@ class Policy:
     def _plan(self, path: str, edge: bool) -> LayerPlan:
         plan = LayerPlan(path, self.weight_bits, self.activation_bits, self.method, self.weight_method or "")
         if edge and get_method(self.method).activation is not None:
-            bits = self.first_last_bits
             plan = replace(
-                plan, weight_bits=bits, activation_bits=bits, method=self.first_last_method, weight_method=""
+                plan,
+                # a side that is float in the whole network is float here too
+                weight_bits=FLOAT_BITS if self.weight_bits == FLOAT_BITS else self.first_last_bits,
+                activation_bits=FLOAT_BITS if self.activation_bits == FLOAT_BITS else self.first_last_bits,
+                method=self.first_last_method,
+                weight_method="",
             )
         for pattern, override in self.layers.items():
             if fnmatch(path, pattern):

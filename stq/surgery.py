@@ -18,6 +18,7 @@ from .quantizers import (
     FLOAT_BITS,
     ActivationQuantizer,
     WeightQuantizer,
+    check_bits,
     get_method,
     get_weight_quantizer,
 )
@@ -50,32 +51,36 @@ def quantize(
         raise ValueError(f"quantize has no argument '{name}'{nearest(name, Policy.__dataclass_fields__)}")
     rules = Policy(method=method, **policy)
     modules = dict(model.named_modules())
+    weight_method = rules.weight_method or get_method(method).weights
+    built = []  # all of them before the first is attached: what is refused leaves the model as it was
     for plan in rules.plan(model):
-        _quantize_layer(
-            modules[plan.path],
-            plan,
-            settings if plan.method == method else None,
-            weight_settings if rules.weight_method in (None, plan.weight_method) and plan.method == method else None,
-        )
+        layer, own = modules[plan.path], plan.method == method
+        activations = _activation_quantizer(layer, plan, settings if own else None)
+        own_weights = own and plan.weight_method == weight_method
+        weights = _weight_quantizer(layer, plan, weight_settings if own_weights else None)
+        built.append((layer, activations, weights))
+    for layer, activations, weights in built:
+        _attach(layer, activations, weights)
     return model
 
 
-def _quantize_layer(layer: nn.Module, plan: LayerPlan, settings: Mapping | None, weight_settings: Mapping | None):
-    device, training = layer.weight.device, layer.training
-    if plan.activation_bits < FLOAT_BITS:
-        linear = isinstance(layer, nn.Linear)
-        channels = layer.in_features if linear else layer.in_channels
-        axis = -1 if linear else -1 - len(layer.kernel_size)
-        cls = get_method(plan.method).activation
-        common = {"bits": plan.activation_bits, "channels": channels, "channel_axis": axis, "signed": plan.signed}
-        layer.input_quantizer = _build(cls, plan.method, common, settings).to(device).train(training)
-        layer.register_forward_pre_hook(_quantize_input, with_kwargs=True)
-    if plan.weight_bits < FLOAT_BITS:
-        cls = get_weight_quantizer(plan.weight_method)
-        common = {"bits": plan.weight_bits, "channels": layer.weight.shape[0]}
-        quantizer = _build(cls, plan.weight_method, common, weight_settings).to(device).train(training)
-        quantizer.calibrate(layer.weight)
-        parametrize.register_parametrization(layer, "weight", quantizer, unsafe=True)
+def _activation_quantizer(layer: nn.Module, plan: LayerPlan, settings: Mapping | None) -> ActivationQuantizer | None:
+    if plan.activation_bits == FLOAT_BITS:
+        return None
+    linear = isinstance(layer, nn.Linear)
+    channels = layer.in_features if linear else layer.in_channels
+    axis = -1 if linear else -1 - len(layer.kernel_size)
+    common = {"bits": plan.activation_bits, "channels": channels, "channel_axis": axis, "signed": plan.signed}
+    return _build(get_method(plan.method).activation, plan.method, common, settings)
+
+
+def _weight_quantizer(layer: nn.Module, plan: LayerPlan, settings: Mapping | None) -> WeightQuantizer | None:
+    if plan.weight_bits == FLOAT_BITS:
+        return None
+    common = {"bits": plan.weight_bits, "channels": layer.weight.shape[0]}
+    quantizer = _build(get_weight_quantizer(plan.weight_method), plan.weight_method, common, settings)
+    quantizer.to(layer.weight.device).calibrate(layer.weight)
+    return quantizer
 
 
 def _build(cls: type, name: str, common: Mapping, settings: Mapping | None) -> nn.Module:
@@ -83,6 +88,14 @@ def _build(cls: type, name: str, common: Mapping, settings: Mapping | None) -> n
         return cls(**common, **(settings or {}))
     except TypeError as error:
         raise ValueError(f"quantizer '{name}' does not take these settings: {error}") from error
+
+
+def _attach(layer: nn.Module, activations: ActivationQuantizer | None, weights: WeightQuantizer | None) -> None:
+    if activations is not None:
+        layer.input_quantizer = activations.to(layer.weight.device).train(layer.training)
+        layer.register_forward_pre_hook(_quantize_input, with_kwargs=True)
+    if weights is not None:
+        parametrize.register_parametrization(layer, "weight", weights.train(layer.training), unsafe=True)
 
 
 def _quantize_input(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
@@ -128,4 +141,4 @@ def set_bits(model: nn.Module, weight_bits: int | None, activation_bits: int | N
             continue
         for quantizer, bits in ((input_quantizer(layer), activation_bits), (weight_quantizer(layer), weight_bits)):
             if quantizer is not None and bits is not None:
-                quantizer.bits = bits
+                quantizer.bits = check_bits(bits)

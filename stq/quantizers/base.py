@@ -147,7 +147,8 @@ class ActivationQuantizer(_Stateful, ABC):
         if x.dim() == -self.channel_axis:  # unbatched, as convolutions allow
             return self(x.unsqueeze(0)).squeeze(0)
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        return (self.fake_quantize(wide) if self.training else self.evaluate(wide)).to(x.dtype)
+        with torch.autocast(x.device.type, enabled=False):  # a code must not depend on the precision of the network
+            return (self.fake_quantize(wide) if self.training else self.evaluate(wide)).to(x.dtype)
 
     def evaluate(self, x: Tensor) -> Tensor:
         """The forward pass in evaluation: through the static record, so what is measured is what is deployed."""
@@ -157,7 +158,7 @@ class ActivationQuantizer(_Stateful, ABC):
         """Told before each training step which part of training is done, 0 to 1."""
 
     def make_record(self, gain: Tensor, shift: Tensor, scale: Tensor, offset: Tensor | None = None) -> ActivationRecord:
-        """Fill the record from ``code = round(clip(gain * x - shift, low, high))``, ``value = scale * code + offset``."""
+        """The record of ``code = round(clip(gain * x - shift, low, high))``, ``value = scale * code + offset``."""
         low, high = self.low, self.high
         gain, shift, scale = gain.detach(), shift.detach(), scale.detach()
         offset = torch.zeros_like(scale) if offset is None else offset.detach()

@@ -50,6 +50,7 @@ class DoReFaWeight(WeightQuantizer):
             sign = torch.where(weight >= 0, 1.0, torch.where(weight < 0, -1.0, weight))
             return straight_through(sign, weight / scale), scale
         squashed = weight.tanh()
-        largest = squashed.abs().max().clamp_min(torch.finfo(weight.dtype).tiny)
+        largest = squashed.abs().max()
+        largest = torch.where(largest == 0, 1.0, largest)  # all zeros: a gradient of 1 instead of an infinite one
         unit = squashed / (2 * largest) + 0.5
         return 2 * round_ste(self.levels * unit) - self.levels, torch.ones_like(largest).detach() / self.levels

@@ -37,7 +37,7 @@ class LSQPlusActivation(LSQActivation):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Offset and step of smallest squared error among 40 parts of the batch's range (the paper also minimizes it)."""
+        """Offset and step of smallest squared error (as in the paper) among 40 parts of the batch's range."""
         if not self.signed:
             self.offset.zero_()
             return super().initialize(x)

@@ -65,6 +65,10 @@ class Attention(nn.Sequential):
         nn.init.zeros_(self[-1].weight)
         nn.init.zeros_(self[-1].bias)
 
+    def forward(self, z: Tensor) -> Tensor:
+        """In the precision of the weights, which is not that of z where the whole model was cast to half."""
+        return super().forward(z.to(self[0].weight.dtype)).to(z.dtype)
+
 
 @register_quantizer("double_st", weights="lsq")
 class DoubleStageST(LSQActivation):
@@ -113,7 +117,7 @@ class DoubleStageST(LSQActivation):
             self.mix.fill_(min(1.0, fraction / self.anneal))
 
     def fake_quantize(self, x: Tensor) -> Tensor:
-        """The equations above with per-sample g and t, annealed towards their batch means; updates the running means."""
+        """The equations above, per-sample g and t annealed towards their batch means; updates the running means."""
         step = self.step(x)
         gain = self._annealed(self._gain(x), self.running_gain)
         v = self._per_sample(gain, x) * x * (1 / step)
