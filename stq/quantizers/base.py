@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .record import ActivationRecord, WeightRecord, round_ste
+from .record import ActivationRecord, WeightRecord, clip, round_ste
 
 FLOAT_BITS = 32  # the bit width that means "leave this in floating point"
 _SMALLEST_PART = 1e-3  # a learned step or clip stays above this part of its calibrated value
@@ -35,7 +35,7 @@ def scale_gradient(x: Tensor, factor: float) -> Tensor:
 def sign_ste(v: Tensor) -> Tensor:
     """-1 or +1 (sign(0) = +1), NaN stays NaN; gradient 1 where -1 <= v <= 1, else 0."""
     sign = torch.where(v >= 0, 1.0, torch.where(v < 0, -1.0, v))
-    return straight_through(sign, v.clamp(-1, 1))
+    return straight_through(sign, torch.where(v.abs() <= 1, v, v.detach()))
 
 
 class _LowerBound(torch.autograd.Function):
@@ -129,7 +129,7 @@ class ActivationQuantizer(_Stateful, ABC):
 
     def round(self, v: Tensor) -> Tensor:
         """Integer code of an input in units of codes: round(clip(v, low, high)), or the sign where binary."""
-        return sign_ste(v) if self.binary else round_ste(v.clamp(self.low, self.high))
+        return sign_ste(v) if self.binary else round_ste(clip(v, self.low, self.high))
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .base import ActivationQuantizer, WeightQuantizer, scale_gradient, sign_ste
-from .record import ActivationRecord, round_ste
+from .record import ActivationRecord, clip, round_ste
 from .registry import register_quantizer, register_weight_quantizer
 
 
@@ -86,4 +86,4 @@ class LSQWeight(WeightQuantizer):
         if self.per_channel:
             step = step.reshape(-1, *(1,) * (weight.dim() - 1))
         v = weight / step
-        return (sign_ste(v) if self.bits == 1 else round_ste(v.clamp(self.low, self.high))), step
+        return (sign_ste(v) if self.bits == 1 else round_ste(clip(v, self.low, self.high))), step

@@ -48,7 +48,7 @@ class PACTActivation(ActivationQuantizer):
         """The clipped input, rounded; inside the clip the gradient goes to ``x``, outside to alpha."""
         clip = self.bounded("clip")
         y = torch.where(x >= clip, clip, x)
-        y = torch.where(x <= -clip, -clip, y) if self.signed else y.clamp_min(0)
+        y = torch.where(x <= -clip, -clip, y) if self.signed else y.relu()
         code = self.round(x.detach() * (self.high / clip.detach()))
         return straight_through(code * (clip / self.high), y)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class _Round(torch.autograd.Function):
@@ -27,6 +27,11 @@ class _Round(torch.autograd.Function):
 def round_ste(x: Tensor) -> Tensor:
     """Round half to even with a straight-through gradient; NaN stays NaN."""
     return _Round.apply(x)
+
+
+def clip(v: Tensor, low: int, high: int) -> Tensor:
+    """clip(v, low, high); gradient 1 where low < v < high, else 0 (that of torch.clamp at a clip varies by version)."""
+    return nn.functional.hardtanh(v, low, high)
 
 
 def along_channels(vector: Tensor, x: Tensor, channel_axis: int) -> Tensor:

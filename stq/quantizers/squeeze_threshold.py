@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .lsq import LSQActivation
-from .record import ActivationRecord
+from .record import ActivationRecord, clip
 from .registry import register_quantizer
 
 SQUEEZES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -149,7 +149,7 @@ class DoubleStageST(LSQActivation):
     def _threshold(self, v: Tensor) -> Tensor:
         if self.threshold_attention is None:
             return torch.zeros_like(self._positions(v)[..., 0])
-        z = SQUEEZES[self.squeeze](self._positions(v.clamp(self.low, self.high))) / self.levels
+        z = SQUEEZES[self.squeeze](self._positions(clip(v, self.low, self.high))) / self.levels
         return self.t_max * torch.tanh(self.threshold_attention(z))
 
     def _annealed(self, value: Tensor, running: Tensor) -> Tensor:
