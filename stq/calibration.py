@@ -63,7 +63,7 @@ def _calibration_hook(path: str, seen: set[str]):
         quantizer = input_quantizer(layer)
         quantizer.calibrate(args[0] if args else kwargs["input"])
         found = "given" if quantizer.requested_signed is not None else "found"
-        log.info("%s: input %s (%s)", path, "signed" if quantizer.signed else "non-negative", found)
+        log.debug("%s: input %s (%s)", path, "signed" if quantizer.signed else "non-negative", found)
 
     return hook
 

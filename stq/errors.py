@@ -1,4 +1,4 @@
-"""The error of a user's input: shown as one sentence, without a traceback."""
+"""Errors that are shown as one sentence, without a traceback."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,6 +6,10 @@ from collections.abc import Iterable
 
 class InputError(ValueError):
     """Something the user gave is wrong; the message says what, and what would be right."""
+
+
+class TrainingFailed(RuntimeError):
+    """A run could not go on (its loss diverged, ...); the message says why. Recorded in result.json."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

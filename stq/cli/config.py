@@ -1,0 +1,113 @@
+"""Where the configuration lies, and how its mistakes are told: one sentence, the nearest valid name, exit status 2."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from functools import wraps
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from ..errors import InputError, TrainingFailed, nearest
+
+
+def config_folder() -> str:
+    """The folder ``conf``: at the top of a checkout, inside the package where it was installed from a wheel."""
+    package = Path(__file__).parent.parent
+    inside = package / "conf"
+    return str(inside if inside.is_dir() else package.parent / "conf")
+
+
+def application(task: Callable[[DictConfig], object], config_name: str) -> Callable[[], None]:
+    """The command line of a Hydra task: a user's mistake ends it with one sentence on stderr and exit status 2.
+
+    Other errors keep their traceback, and so do all where the user sets HYDRA_FULL_ERROR=1.
+    """
+    mistakes: list[Exception] = []
+
+    @wraps(task)
+    def job(cfg: DictConfig) -> object:
+        try:
+            return task(cfg)
+        except (InputError, TrainingFailed, OmegaConfBaseException) as error:  # told below; Hydra would say more
+            mistakes.append(error)
+            return None
+
+    def run() -> None:
+        wanted = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises instead of printing
+        try:
+            hydra.main(config_path=config_folder(), config_name=config_name, version_base="1.3")(job)()
+            if mistakes:
+                raise mistakes[0]
+        except KeyboardInterrupt:
+            print(
+                "interrupted: the same command with the same folder goes on from the last checkpoint", file=sys.stderr
+            )
+            raise SystemExit(130) from None
+        except Exception as error:
+            message = explain(error, config_name)
+            if wanted or message is None:
+                raise
+            print(f"error: {message}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+    return run
+
+
+def explain(error: Exception, config_name: str) -> str | None:
+    """One sentence for a user's mistake, or None for an error that is not one."""
+    from hydra.errors import HydraException
+
+    if isinstance(error, InputError | TrainingFailed):
+        return str(error)
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return None
+    text = str(error)
+    if override := getattr(error, "override", None):
+        return f"'{override}' cannot be read as key=value: {text.splitlines()[0]}"
+    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        group, option = found.groups()
+        options = _options(group)
+        return f"{group}={option} is not an option{nearest(option, options)}: there are {', '.join(options)}"
+    if found := re.search(r"Could not override '([^'@]+)'", text):
+        key = found.group(1)
+        if _is_group(key):
+            return f"{key} is a group without a default: choose an option with +{key}=OPTION"
+        return f"there is no setting '{key}'{nearest(key, _keys(config_name))}; a new one is added with +{key}=VALUE"
+    if found := re.search(r"[Mm]issing mandatory value: ?([\w.]+)", text):
+        return f"{found.group(1)} must be given: {found.group(1)}=VALUE"
+    first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+    return first
+
+
+def _options(group: str) -> list[str]:
+    files = (Path(config_folder()) / group).glob("*.yaml")
+    return sorted(file.stem for file in files if file.stem != "base")
+
+
+def _is_group(name: str) -> bool:
+    return (Path(config_folder()) / name).is_dir()
+
+
+def _keys(config_name: str) -> Iterator[str]:
+    """All settings of the default configuration, by their dotted path, and the groups."""
+    from hydra import compose
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.initialize import initialize_config_dir
+
+    def walk(node: DictConfig, prefix: str) -> Iterator[str]:
+        for key in node:
+            yield f"{prefix}{key}"
+            child = None if node._get_node(key)._is_missing() else node._get_node(key)
+            if isinstance(child, DictConfig) and not child._is_none():
+                yield from walk(child, f"{prefix}{key}.")
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        yield from walk(compose(config_name), "")

@@ -1,0 +1,123 @@
+"""Any data set that ``timm.data.create_dataset`` reads: image folders, and hfds/, wds/, tfds/ for what fits no disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from timm.data import create_dataset, create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, Subset
+
+from ..errors import InputError
+from .loaders import training_sampler
+
+
+class TimmDataModule(pl.LightningDataModule):
+    """name: "" for an ImageFolder at ``path`` (with ``train`` and ``val`` inside), else timm's name (``hfds/...``).
+
+    train_split, val_split, test_split: split names; val_split None holds val_fraction of the training images out by
+    split_seed (impossible for streams: name one). image_size: pixels. transforms: further arguments of
+    ``timm.data.create_transform`` in training (auto_augment, re_prob, scale, ...). num_classes: None to count the
+    folders. Raises InputError for a missing folder.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path: str | None,
+        image_size: int = 224,
+        num_classes: int | None = None,
+        train_split: str = "train",
+        val_split: str | None = None,
+        test_split: str = "validation",
+        val_fraction: float = 0.02,
+        split_seed: int = 0,
+        batch_size: int = 256,
+        eval_batch_size: int = 256,
+        workers: int = 8,
+        crop_pct: float = 0.875,
+        interpolation: str = "bilinear",
+        transforms: dict[str, Any] | None = None,
+        mean: tuple[float, ...] = (0.485, 0.456, 0.406),
+        std: tuple[float, ...] = (0.229, 0.224, 0.225),
+        label: str | None = None,
+    ):
+        super().__init__()
+        streamed = "/" in name
+        if not streamed and (path is None or not Path(path).is_dir()):
+            raise InputError(f"data.path={path} is not a folder: it must hold 'train' and 'val' with a folder a class")
+        self.name, self.image_size, self.in_chans = label or name or "imagefolder", image_size, len(mean)
+        self.batch_size, self.eval_batch_size, self.workers = batch_size, eval_batch_size, workers
+        common = {"interpolation": interpolation, "mean": tuple(mean), "std": tuple(std)}
+        self._training = create_transform(image_size, is_training=True, **common, **(transforms or {}))
+        self._evaluation = create_transform(image_size, is_training=False, crop_pct=crop_pct, **common)
+        self._open = lambda split, training: self._dataset(name, path, split, training)
+        self.train_set = self._open(train_split, True)
+        self.test_set = self._open(test_split, False)
+        self.plain_train_set = self._open(train_split, False)
+        if val_split is not None:
+            self.val_set = self._open(val_split, False)
+        elif isinstance(self.train_set, IterableDataset):
+            raise InputError("data.val_split must be named for a stream: nothing can be held out of one")
+        else:
+            order = torch.randperm(len(self.train_set), generator=torch.Generator().manual_seed(split_seed)).tolist()
+            held_out = max(1, round(val_fraction * len(order)))
+            self.val_set = Subset(self.plain_train_set, order[:held_out])
+            self.plain_train_set = Subset(self.plain_train_set, order[held_out:])
+            self.train_set = Subset(self.train_set, order[held_out:])
+        self.num_classes = num_classes or self._count_classes()
+
+    def _dataset(self, name: str, path: str | None, split: str, training: bool):
+        try:
+            return create_dataset(
+                name,
+                root=path,
+                split=split,
+                is_training=training,
+                batch_size=self.batch_size,
+                transform=self._training if training else self._evaluation,
+            )
+        except (RuntimeError, OSError, ValueError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"the split '{split}' of data '{name or path}' cannot be read: {reason}") from error
+
+    def _count_classes(self) -> int:
+        data = self.test_set
+        classes = getattr(getattr(data, "reader", None), "class_to_idx", None)
+        if not classes:
+            raise InputError("data.num_classes must be given: this data set does not say how many classes it has")
+        return len(classes)
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled, augmented; each process gets its share of batch_size."""
+        sampler, size = training_sampler(self.train_set, self.batch_size, self.trainer)
+        stream = isinstance(self.train_set, IterableDataset)
+        return DataLoader(
+            self.train_set,
+            size,
+            sampler=None if stream else sampler,
+            shuffle=None if stream else sampler is None,
+            drop_last=True,
+            num_workers=self.workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.workers > 0,
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """The validation images, all of them in every process."""
+        return self._evaluation_loader(self.val_set)
+
+    def test_dataloader(self) -> DataLoader:
+        """The test images, all of them in every process."""
+        return self._evaluation_loader(self.test_set)
+
+    def calibration_batch(self, size: int = 256) -> Tensor:
+        """The first training images without augmentation, (size, C, H, W)."""
+        loader = DataLoader(self.plain_train_set, size, num_workers=0)
+        return next(iter(loader))[0]
+
+    def _evaluation_loader(self, data) -> DataLoader:
+        return DataLoader(data, self.eval_batch_size, num_workers=self.workers, pin_memory=torch.cuda.is_available())

@@ -1,0 +1,61 @@
+"""The network of a configuration: a timm backbone and its quantizers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import timm
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from .. import models  # noqa: F401  (registers the small backbones with timm)
+from ..errors import InputError, nearest
+from ..quantizers import get_method
+from ..surgery import quantize
+
+
+def plain(section: DictConfig | None) -> Any:
+    """A configuration section as plain dictionaries and lists."""
+    return OmegaConf.to_container(section, resolve=True) if section is not None else None
+
+
+def build_backbone(cfg: DictConfig, data: pl.LightningDataModule, pretrained: bool = False) -> nn.Module:
+    """``timm.create_model`` with the data's classes and channels. Raises InputError for an unknown name or argument."""
+    arguments = plain(cfg.model)
+    name = arguments.pop("name")
+    base = str(name).split(".")[0]
+    if not timm.is_model(base) and "/" not in name:
+        raise InputError(f"model.name={name} is not a timm model{nearest(name, timm.list_models())}")
+    try:
+        return timm.create_model(
+            name, pretrained=pretrained, num_classes=data.num_classes, in_chans=data.in_chans, **arguments
+        )
+    except TypeError as error:
+        raise InputError(f"model {name} does not take these arguments: {error}") from error
+    except (RuntimeError, OSError) as error:
+        if not pretrained:
+            raise
+        raise InputError(f"the pretrained weights of {name} could not be read: {str(error).splitlines()[0]}") from error
+
+
+def is_quantized(cfg: DictConfig) -> bool:
+    """Whether the configuration asks for quantizers at all. Raises InputError for an unknown method."""
+    try:
+        return get_method(cfg.quantizer.method).activation is not None
+    except ValueError as error:
+        raise InputError(f"quantizer.method={cfg.quantizer.method}: {error}") from error
+
+
+def add_quantizers(model: nn.Module, cfg: DictConfig) -> None:
+    """``stq.quantize`` with the configuration's bits, methods and policy. Raises InputError for what is wrong there."""
+    try:
+        quantize(
+            model,
+            weight_bits=cfg.weight_bits,
+            activation_bits=cfg.activation_bits,
+            first_last_bits=cfg.first_last_bits,
+            **plain(cfg.quantizer),
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from error

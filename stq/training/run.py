@@ -1,0 +1,189 @@
+"""One run: from a composed configuration to a run folder with checkpoints, metrics and result.json."""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_only
+
+from ..calibration import calibrate
+from ..deploy.cost import model_size
+from ..errors import InputError
+from ..quantizers import get_method
+from ..results.schema import FILE_NAME, SCHEMA_VERSION, read_result, write_result
+from .callbacks import ProgressiveBits, QuantizerProgress, progress_bar
+from .identity import command, config_hash, git_commit, hardware, versions
+from .load import build_data
+from .loggers import build_loggers
+from .module import Classifier
+from .monitor import QuantizerMonitor, write_codes
+from .network import add_quantizers, is_quantized, plain
+from .quiet import quieten
+from .start import Start, read_state, start_from
+
+log = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig) -> dict[str, Any]:
+    """Train as configured and return what result.json holds.
+
+    The run folder is ``paths.output_dir``. A folder whose run is done is not trained again; one that was interrupted
+    resumes from its last checkpoint. Raises InputError for what is wrong in the configuration; any other failure is
+    recorded in result.json with its reason and raised.
+    """
+    folder = Path(cfg.paths.output_dir)
+    identity = config_hash(cfg)
+    if (folder / FILE_NAME).is_file():
+        result = read_result(folder)
+        if result["config_hash"] != identity:
+            raise InputError(
+                f"{folder} holds another run ({result['config_hash']}, this is {identity}): choose a new folder"
+            )
+        if result["status"] == "done":
+            log.info("%s is done already", folder)
+            return result
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    facts = _facts(cfg, identity, started)
+    try:
+        result = facts | _train(cfg, folder)
+    except InputError:
+        raise
+    except Exception as error:
+        if rank_zero_only.rank == 0:
+            write_result(folder, facts | {"status": "failed", "error": f"{type(error).__name__}: {error}"})
+        raise
+    if rank_zero_only.rank == 0:
+        write_result(folder, result)
+    return result
+
+
+def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    quieten()
+    data = build_data(cfg)
+    quantized = is_quantized(cfg)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    start = start_from(cfg, data)
+    pl.seed_everything(
+        cfg.seed, workers=True, verbose=False
+    )  # so that training a float baseline on the way is no matter
+    model = start.model
+    teacher = copy.deepcopy(model) if cfg.loss.distillation_weight > 0 else None
+    if quantized:
+        add_quantizers(model, cfg)
+        _calibrate_or_restore(cfg, start, data)
+    module = Classifier(model, data.num_classes, plain(cfg.optimizer), plain(cfg.scheduler), plain(cfg.loss), teacher)
+    trainer = _trainer(cfg, folder)
+    last = folder / "checkpoints" / "last.ckpt"
+    clock = time.monotonic()
+    trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None)
+    seconds = time.monotonic() - clock
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    module.model.load_state_dict(read_state(folder / "checkpoints" / "best.ckpt"))
+    trainer.validate(module, data, verbose=False)
+    trainer.test(module, data, verbose=False)
+    if quantized and rank_zero_only.rank == 0:
+        write_codes(module.model, data.calibration_batch(), folder / "codes.json")
+    size = model_size(module.model)
+    return {
+        "status": "done",
+        "epochs": trainer.max_epochs,
+        "val_top1": module.accuracy["val"],
+        "test_top1": module.accuracy["test"],
+        "float_test_top1": start.float_test_top1,
+        "parameters": size.parameters,
+        "size_bytes": size.size_bytes,
+        "float_size_bytes": size.float_size_bytes,
+        "wall_seconds": round(seconds, 2),
+    }
+
+
+def _calibrate_or_restore(cfg: DictConfig, start: Start, data: pl.LightningDataModule) -> None:
+    """A checkpoint of the very same quantized network brings its own steps; everything else is calibrated."""
+    own = start.model.state_dict()
+    state = start.quantized_state or {}
+    same = own.keys() == state.keys() and all(
+        own[key].shape == state[key].shape and (not key.endswith("_extra_state") or own[key][0] == state[key][0])
+        for key in own
+    )
+    if same:
+        start.model.load_state_dict(state)
+        return
+    summary = calibrate(start.model, data.calibration_batch())
+    signed = [row.path for row in summary if row.input == "signed"]
+    log.info("signed inputs: %s; all other quantized inputs are non-negative", ", ".join(signed) or "none")
+
+
+def _trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
+    quantized = is_quantized(cfg)
+    callbacks: list[Callback] = [
+        ModelCheckpoint(
+            folder / "checkpoints", "best", monitor="val_top1", mode="max", save_last=True, enable_version_counter=False
+        ),
+        progress_bar(),
+    ]
+    if quantized:
+        callbacks.append(QuantizerProgress())
+        callbacks += [QuantizerMonitor()] if cfg.callbacks.monitor else []
+        if cfg.callbacks.progressive:
+            bits = (cfg.weight_bits, cfg.activation_bits)
+            callbacks.append(ProgressiveBits(plain(cfg.callbacks.progressive), *bits))
+    arguments = plain(cfg.trainer)
+    try:
+        return pl.Trainer(
+            **arguments,
+            default_root_dir=folder,
+            logger=build_loggers(cfg, folder),
+            callbacks=callbacks,
+            use_distributed_sampler=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+        )
+    except (TypeError, ValueError, pl.utilities.exceptions.MisconfigurationException) as error:
+        raise InputError(f"the trainer does not accept its settings: {str(error).splitlines()[0]}") from error
+
+
+def _facts(cfg: DictConfig, identity: str, started: str) -> dict[str, Any]:
+    """What result.json says whether the run succeeds or not."""
+    quantized = is_quantized(cfg)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "status": "failed",
+        "error": None,
+        "method": cfg.quantizer.method,
+        "weight_method": (cfg.quantizer.weight_method or get_method(cfg.quantizer.method).weights)
+        if quantized
+        else None,
+        "weight_bits": cfg.weight_bits if quantized else 32,
+        "activation_bits": cfg.activation_bits if quantized else 32,
+        "first_last_bits": cfg.first_last_bits if quantized else 32,
+        "data": cfg.data.get("label") or cfg.data.name,
+        "model": cfg.model.name,
+        "seed": cfg.seed,
+        "epochs": None,
+        "val_top1": None,
+        "test_top1": None,
+        "float_test_top1": None,
+        "parameters": None,
+        "size_bytes": None,
+        "float_size_bytes": None,
+        "wall_seconds": None,
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "hardware": hardware(),
+        "command": command(),
+        "config_hash": identity,
+        "tags": plain(cfg.tags),
+        "started": started,
+    }
