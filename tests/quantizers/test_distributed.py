@@ -1,0 +1,55 @@
+"""Two data-parallel processes on the CPU compute what one process computes on the whole batch."""
+
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.nn.parallel import DistributedDataParallel
+
+from stq.quantizers import get_method
+
+SPLIT = 5  # of 8 samples go to the first process: unequal shares, so that a mean of means would show
+
+
+def one_step(batch_slice, wrap):
+    """One training step half-way through annealing: running means, gradients and outputs, by name."""
+    torch.manual_seed(0)
+    x, target = torch.rand(8, 4, 3, 3, dtype=torch.float64), torch.rand(8, 4, 3, 3, dtype=torch.float64)
+    quantizer = get_method("double_st").activation(bits=3, channels=4, anneal=1.0, momentum=0.1)
+    quantizer.calibrate(x)
+    quantizer.double().set_progress(0.5)
+    with torch.no_grad():
+        for name, p in quantizer.named_parameters():
+            if "attention" in name:
+                p.copy_(torch.randn_like(p) * 0.4)
+    x, target = x[batch_slice], target[batch_slice]
+    network = wrap(quantizer)
+    y = network(x)
+    # DDP averages the gradients of its processes, so their losses sum to the whole batch's times their number
+    ((y - target).square().sum() / 8 * (dist.get_world_size() if dist.is_initialized() else 1)).backward()
+    gradients = {f"gradient of {name}": p.grad.clone() for name, p in quantizer.named_parameters()}
+    return {"gain": quantizer.running_gain, "threshold": quantizer.running_threshold, **gradients}
+
+
+def process(rank, folder):
+    rendezvous = f"file://{folder}/rendezvous"
+    dist.init_process_group("gloo", rendezvous, timeout=timedelta(seconds=120), rank=rank, world_size=2)
+    try:
+        part = slice(0, SPLIT) if rank == 0 else slice(SPLIT, None)
+        torch.save(one_step(part, DistributedDataParallel), folder / f"{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+def test_running_thresholds_and_gradients_of_two_processes_are_those_of_the_whole_batch(tmp_path):
+    other = mp.get_context("spawn").Process(target=process, args=(1, tmp_path))
+    other.start()
+    process(0, tmp_path)
+    other.join()
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    whole = one_step(slice(None), lambda module: module)
+    assert whole["threshold"].abs().min() > 0
+    for name, value in whole.items():
+        assert torch.equal(first[name], second[name]), name
+        assert torch.allclose(first[name], value, rtol=1e-9, atol=1e-12), name
