@@ -68,6 +68,8 @@ class Policy:
             for key, value in override.items():
                 if key not in OVERRIDES:
                     raise ValueError(f"layers.'{pattern}' has no setting '{key}'{nearest(key, OVERRIDES)}")
+                if key == "weight_method":
+                    get_weight_quantizer(value)
                 if key.endswith("bits"):
                     check_bits(value, f"layers.'{pattern}'.{key}")
 
