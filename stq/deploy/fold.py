@@ -1,0 +1,62 @@
+"""Folding: batch norm into the layer before it, a constant input offset into the bias, unused nodes away."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from .network import INTEGER_LAYERS, Network, Node
+
+
+def fold(network: Network) -> Network:
+    """The same function with fewer nodes; all folding is done in float64."""
+    return _offset_into_bias(_affine_into_layer(network))
+
+
+def _affine_into_layer(network: Network) -> Network:
+    users, nodes, renamed = network.users(), [], {}
+    kept: dict[str, int] = {}
+    for node in network.nodes:
+        node = replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
+        source = nodes[kept[node.inputs[0]]] if node.inputs else None
+        if (
+            node.op == "affine"
+            and source.op in (*INTEGER_LAYERS, "float_conv", "float_linear")
+            and len(users[source.name]) == 1
+        ):
+            nodes[kept[source.name]] = _with_affine(source, node)
+            renamed[node.name] = source.name
+            users[source.name] = users[node.name]
+            continue
+        kept[node.name] = len(nodes)
+        nodes.append(node)
+    return Network(tuple(nodes))
+
+
+def _with_affine(layer: Node, affine: Node) -> Node:
+    multiplier, bias = affine.arrays["multiplier"], affine.arrays["bias"]
+    arrays = dict(layer.arrays)
+    arrays["bias"] = layer.arrays["bias"] * multiplier + bias
+    if layer.op in INTEGER_LAYERS:
+        for key in ("multiplier", "offset_multiplier"):
+            if key in arrays:
+                arrays[key] = arrays[key] * multiplier
+    else:
+        weight = arrays["weight"]
+        arrays["weight"] = (weight * multiplier.reshape(-1, *(1,) * (weight.ndim - 1))).astype(np.float32)
+        arrays["bias"] = arrays["bias"].astype(np.float32)
+    return replace(layer, arrays=arrays)
+
+
+def _offset_into_bias(network: Network) -> Network:
+    """Without padding every output sees all weights, so the offset of the input is one constant a channel."""
+    nodes = []
+    for node in network.nodes:
+        if "offset_multiplier" in node.arrays and not any(node.attributes.get("pads", ())):
+            arrays = dict(node.arrays)
+            sums = arrays["weight"].reshape(len(arrays["weight"]), -1).sum(1, dtype=np.float64)
+            arrays["bias"] = arrays["bias"] + arrays.pop("offset_multiplier") * sums
+            node = replace(node, arrays=arrays)
+        nodes.append(node)
+    return Network(tuple(nodes))

@@ -1,0 +1,331 @@
+"""Reads the order of operations out of a model, with ``torch.fx``; layers stay whole, what is unknown is refused."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from ..errors import InputError
+from .network import Node
+
+
+@dataclass(frozen=True)
+class Step:
+    """A convolution or linear layer of the model, to be frozen."""
+
+    name: str
+    path: str
+    layer: nn.Module
+    inputs: tuple[str, ...]
+
+
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d)
+_ELEMENTWISE: dict[type, str] = {
+    nn.ReLU: "relu",
+    nn.SiLU: "silu",
+    nn.Sigmoid: "sigmoid",
+    nn.Hardswish: "hardswish",
+    nn.Hardsigmoid: "hardsigmoid",
+    nn.Tanh: "tanh",
+}
+_ELEMENTWISE_CALLS: dict[Any, str] = {
+    F.relu: "relu",
+    torch.relu: "relu",
+    torch.relu_: "relu",
+    "relu": "relu",
+    "relu_": "relu",
+    F.silu: "silu",
+    F.sigmoid: "sigmoid",
+    torch.sigmoid: "sigmoid",
+    "sigmoid": "sigmoid",
+    F.hardswish: "hardswish",
+    F.hardsigmoid: "hardsigmoid",
+    torch.tanh: "tanh",
+}
+_ADD = (operator.add, operator.iadd, torch.add, "add", "add_")
+_MUL = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
+_PASS = (F.dropout, F.dropout2d, "contiguous", "clone", "detach")
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, path: str) -> bool:
+        if isinstance(module, (*_LAYERS, *_NORMS)):
+            return True
+        # timm has activation modules of its own (SiLU written out in place, for instance): leave them to our table
+        return super().is_leaf_module(module, path) or _activation(module) is not None
+
+
+def trace(model: nn.Module) -> Iterator[Step | Node]:
+    """Layers (``Step``) and all other operations (``Node``) of ``model`` in evaluation, in order.
+
+    Raises InputError naming the first operation that is not known here, and where it is.
+    """
+    with _evaluation(model):
+        try:
+            graph = _Tracer().trace(model)
+        except InputError:
+            raise
+        except Exception as error:  # tracing runs the model's own code
+            raise InputError(
+                f"the model's forward cannot be traced, so it cannot be frozen ({type(error).__name__}: {error}): "
+                "does it branch on the values or shapes of its tensors?"
+            ) from error
+        yield from _Reader(model, graph).read()
+
+
+@contextmanager
+def _evaluation(model: nn.Module):
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+class _Reader:
+    """Translates the nodes of an fx graph."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph):
+        self.modules = dict(model.named_modules())
+        self.model, self.graph = model, graph
+        self.named: dict[fx.Node, str] = {}  # the name under which an fx node's value is known
+
+    def read(self) -> Iterator[Step | Node]:
+        self._output = next(node for node in self.graph.nodes if node.op == "output").args[0]
+        if not isinstance(self._output, fx.Node):
+            raise InputError("the model returns several tensors; a network with one output can be frozen")
+        if sum(node.op == "placeholder" and bool(node.users) for node in self.graph.nodes) != 1:
+            raise InputError("the model reads several inputs; a network with one input can be frozen")
+        for node in self.graph.nodes:
+            if node.op == "output" or (not node.users and node is not self._output):
+                continue
+            made = list(getattr(self, f"_{node.op}")(node))
+            yield from made
+            if made:
+                self.named[node] = made[-1].name
+
+    def _inputs(self, node: fx.Node, *values: Any) -> tuple[str, ...]:
+        return tuple(self.named[v] for v in (values or [a for a in node.args if isinstance(a, fx.Node)]))
+
+    def _refuse(self, node: fx.Node, what: str) -> InputError:
+        stack = node.meta.get("nn_module_stack") or {}
+        path = next(reversed([v[0] if isinstance(v, tuple) else v for v in stack.values()]), "") if stack else ""
+        return InputError(f"cannot freeze {what}{f' in {path!r}' if path else ''}: no exported form is known for it")
+
+    def _pass(self, node: fx.Node, source: fx.Node) -> list[Node]:
+        self.named[node] = self.named[source]
+        return []
+
+    def _placeholder(self, node: fx.Node) -> list[Node]:
+        return [Node("input", "input")] if node.users else []
+
+    def _get_attr(self, node: fx.Node) -> list[Node]:
+        value = operator.attrgetter(node.target)(self.model)
+        return [Node(node.name, "constant", (), {}, {"value": value.detach().cpu().float().numpy().copy()})]
+
+    def _call_module(self, node: fx.Node) -> list[Step | Node]:
+        module, name = self.modules[node.target], self._unique(node)
+        source = node.args[0] if node.args else next(iter(node.kwargs.values()))
+        inputs = (self.named[source],)
+        if isinstance(module, _LAYERS):
+            base = next(kind for kind in _LAYERS if isinstance(module, kind))
+            if type(module).forward is not base.forward:
+                raise self._refuse(node, f"the layer type {type(module).__name__} at {node.target!r}")
+            return [Step(name, node.target, module, inputs)]
+        if isinstance(module, _NORMS):
+            return self._norm(node, module, name, inputs)
+        if isinstance(module, _NOTHING) or type(module).__name__ == "DropPath":
+            return self._pass(node, source)
+        if (found := _activation(module)) is not None:
+            return [_elementwise(name, inputs, found)]
+        if isinstance(module, nn.MaxPool2d):
+            return [_max_pool(name, inputs, module)]
+        if isinstance(module, nn.AvgPool2d):
+            return [_avg_pool(name, inputs, module)]
+        if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1), [1, 1]):
+            return [Node(name, "mean", inputs, {"axes": [2, 3], "keepdims": True})]
+        if isinstance(module, nn.AdaptiveAvgPool2d) and None not in (sizes := _pair(module.output_size)):
+            return [Node(name, "adaptive_avg_pool", inputs, {"size": sizes})]
+        if isinstance(module, nn.Flatten) and module.end_dim == -1:
+            return [Node(name, "flatten", inputs, {"start": module.start_dim})]
+        raise self._refuse(node, f"the module {type(module).__name__} at {node.target!r}")
+
+    def _unique(self, node: fx.Node) -> str:
+        """The layer's path, or the fx name where a module is called twice."""
+        calls = [n for n in self.graph.nodes if n.op == "call_module" and n.target == node.target]
+        return node.target if calls[0] is node else f"{node.target}@{calls.index(node)}"
+
+    def _norm(self, node: fx.Node, norm: nn.Module, name: str, inputs: tuple[str, ...]) -> list[Node]:
+        if norm.running_var is None:
+            raise self._refuse(node, f"a batch norm without running statistics at {node.target!r}")
+        act = getattr(norm, "act", None)
+        drop = getattr(norm, "drop", None)
+        plain = type(norm).forward in (b.forward for b in (nn.BatchNorm2d, nn.BatchNorm1d))
+        if not plain and (act is None or (drop is not None and not isinstance(drop, _NOTHING))):
+            raise self._refuse(node, f"the batch norm type {type(norm).__name__} at {node.target!r}")
+        variance = norm.running_var.detach().cpu().double().numpy()
+        mean = norm.running_mean.detach().cpu().double().numpy()
+        gamma = 1.0 if norm.weight is None else norm.weight.detach().cpu().double().numpy()
+        beta = 0.0 if norm.bias is None else norm.bias.detach().cpu().double().numpy()
+        multiplier = gamma / np.sqrt(variance + norm.eps)
+        arrays = {"multiplier": np.asarray(multiplier), "bias": np.asarray(beta - mean * multiplier)}
+        nodes = [Node(name, "affine", inputs, {}, arrays)]
+        if not plain and not isinstance(act, nn.Identity):
+            found = _activation(act)
+            if found is None:
+                raise self._refuse(node, f"the activation {type(act).__name__} of {node.target!r}")
+            nodes.append(_elementwise(f"{name}.act", (name,), found))
+        return nodes
+
+    def _call_function(self, node: fx.Node) -> list[Node]:
+        return self._call(node, node.target)
+
+    def _call_method(self, node: fx.Node) -> list[Node]:
+        return self._call(node, node.target)
+
+    def _call(self, node: fx.Node, target: Callable | str) -> list[Node]:
+        args, kwargs, name = node.args, node.kwargs, node.name
+        if target in _ELEMENTWISE_CALLS:
+            return [Node(name, _ELEMENTWISE_CALLS[target], self._inputs(node, args[0]))]
+        if target in _PASS:
+            return self._pass(node, args[0])
+        if target in _ADD or target in _MUL:
+            return self._arithmetic(node, "add" if target in _ADD else "mul")
+        if target is F.relu6:
+            return [Node(name, "clip", self._inputs(node, args[0]), {"low": 0.0, "high": 6.0})]
+        if target in (torch.flatten, "flatten"):
+            start = args[1] if len(args) > 1 else kwargs.get("start_dim", 0)
+            if len(args) < 3 and "end_dim" not in kwargs:
+                return [Node(name, "flatten", self._inputs(node, args[0]), {"start": start})]
+        if target in (torch.mean, "mean"):
+            return self._mean(node)
+        if target in (torch.cat, torch.concat):
+            axis = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+            return [Node(name, "concat", self._inputs(node, *args[0]), {"axis": axis})]
+        if target is F.adaptive_avg_pool2d and (args[1] if len(args) > 1 else kwargs["output_size"]) in (1, (1, 1)):
+            return [Node(name, "mean", self._inputs(node, args[0]), {"axes": [2, 3], "keepdims": True})]
+        if target in (F.max_pool2d, F.avg_pool2d, torch.max_pool2d):
+            return [self._functional_pool(node)]
+        if target is operator.getitem and (steps := _steps(args[1])) is not None:
+            return [Node(name, "slice", self._inputs(node, args[0]), {"steps": steps})]
+        if target is F.pad:
+            return [self._pad(node)]
+        shown = target if isinstance(target, str) else getattr(target, "__name__", repr(target))
+        raise self._refuse(node, f"the operation '{shown}'")
+
+    def _arithmetic(self, node: fx.Node, op: str) -> list[Node]:
+        if set(node.kwargs) - {"inplace"} or len(node.args) != 2:
+            raise self._refuse(node, f"'{op}' with {', '.join(node.kwargs) or 'one argument'}")
+        names, nodes = [], []
+        for index, value in enumerate(node.args):
+            if isinstance(value, fx.Node):
+                names.append(self.named[value])
+            else:
+                nodes.append(Node(f"{node.name}.{index}", "constant", (), {}, {"value": np.float32(value).reshape(())}))
+                names.append(nodes[-1].name)
+        return [*nodes, Node(node.name, op, tuple(names))]
+
+    def _mean(self, node: fx.Node) -> list[Node]:
+        axes = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+        keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
+        axes = [axes] if isinstance(axes, int) else list(axes or ())
+        if not axes:
+            raise self._refuse(node, "'mean' over everything")
+        return [Node(node.name, "mean", self._inputs(node, node.args[0]), {"axes": axes, "keepdims": bool(keep)})]
+
+    def _pad(self, node: fx.Node) -> Node:
+        given = {**dict(zip(("input", "pad", "mode", "value"), node.args, strict=False)), **node.kwargs}
+        pads = list(given["pad"])
+        if given.get("mode", "constant") != "constant" or given.get("value") or len(pads) > 6:
+            raise self._refuse(node, "padding with anything but zeros, or of the batch axis")
+        missing = 4 - len(pads) // 2  # pictures (N, C, H, W); F.pad lists the last axis first
+        before, after = ([0] * missing + pads[side::2][::-1] for side in (0, 1))
+        return Node(node.name, "pad", self._inputs(node, given["input"]), {"before": before, "after": after})
+
+    def _functional_pool(self, node: fx.Node) -> Node:
+        average = node.target is F.avg_pool2d
+        rest = ("ceil_mode", "count_include_pad", "divisor_override") if average else ("dilation", "ceil_mode")
+        names = ("input", "kernel_size", "stride", "padding", *rest)
+        given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+        inputs = self._inputs(node, given.pop("input"))
+        given.pop("return_indices", None)
+        cls, make = (nn.AvgPool2d, _avg_pool) if average else (nn.MaxPool2d, _max_pool)
+        return make(node.name, inputs, cls(**given))
+
+
+def _activation(module: nn.Module) -> tuple[str, dict, dict] | None:
+    """(op, attributes, arrays) of an activation module, torch's or timm's of the same name; None for other modules."""
+    if isinstance(module, nn.PReLU):
+        slope = module.weight.detach().cpu().float().numpy().copy()
+        return "prelu", {}, {"slope": slope.reshape(()) if slope.size == 1 else slope}
+    if isinstance(module, nn.LeakyReLU):
+        return "prelu", {}, {"slope": np.float32(module.negative_slope).reshape(())}
+    if isinstance(module, nn.ReLU6):
+        return "clip", {"low": 0.0, "high": 6.0}, {}
+    if isinstance(module, nn.Hardtanh):
+        return "clip", {"low": float(module.min_val), "high": float(module.max_val)}, {}
+    if isinstance(module, nn.GELU):
+        return ("gelu", {}, {}) if module.approximate == "none" else None
+    for kind, op in _ELEMENTWISE.items():
+        if isinstance(module, kind):
+            return op, {}, {}
+    if type(module).__module__.startswith("timm.layers.activations"):
+        return {
+            "Swish": ("silu", {}, {}),
+            "Sigmoid": ("sigmoid", {}, {}),
+            "Tanh": ("tanh", {}, {}),
+            "HardSwish": ("hardswish", {}, {}),
+            "HardSigmoid": ("hardsigmoid", {}, {}),
+        }.get(type(module).__name__)
+    return None
+
+
+def _steps(index: Any) -> list[int] | None:
+    """The steps of ``x[:, :, ::2, ::2]``; None for an index that is anything else."""
+    if not isinstance(index, tuple) or not all(isinstance(i, slice) and i.start is i.stop is None for i in index):
+        return None
+    return [1 if i.step is None else i.step for i in index]
+
+
+def _elementwise(name: str, inputs: tuple[str, ...], found: tuple[str, dict, dict]) -> Node:
+    return Node(name, found[0], inputs, found[1], found[2])
+
+
+def _pair(value: int | tuple[int, ...] | list[int]) -> list[int]:
+    return [value, value] if isinstance(value, int) else list(value)
+
+
+def _max_pool(name: str, inputs: tuple[str, ...], pool: nn.MaxPool2d) -> Node:
+    attributes = {
+        "kernel": _pair(pool.kernel_size),
+        "strides": _pair(pool.stride),
+        "pads": _pair(pool.padding) * 2,
+        "dilations": _pair(pool.dilation),
+        "ceil_mode": bool(pool.ceil_mode),
+    }
+    return Node(name, "max_pool", inputs, attributes)
+
+
+def _avg_pool(name: str, inputs: tuple[str, ...], pool: nn.AvgPool2d) -> Node:
+    if pool.divisor_override:
+        raise InputError(f"cannot freeze '{name}': average pooling with divisor_override has no exported form")
+    attributes = {
+        "kernel": _pair(pool.kernel_size),
+        "strides": _pair(pool.stride),
+        "pads": _pair(pool.padding) * 2,
+        "ceil_mode": bool(pool.ceil_mode),
+        "count_include_pad": bool(pool.count_include_pad),
+    }
+    return Node(name, "avg_pool", inputs, attributes)
