@@ -25,7 +25,8 @@ _NEVER = 2**31 - 1  # no accumulator reaches it (freeze checks the bound), so th
 def fuse(network: Network, skip: Container[str] = ()) -> Network:
     """The same function with every such chain replaced by one ``threshold`` node (pooling moves behind it).
 
-    skip: names of layers to leave as they are. A threshold node keeps the name and ``low``, ``high``, ``bits`` of the quantize node that it replaces.
+    skip: names of layers to leave as they are. A threshold node keeps the name, bits, low and high of the quantize
+    node that it replaces.
     """
     users = network.users()
     replaced: dict[str, list[Node]] = {}
