@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from harness import activation, close, inputs, run, weights
+
+from .harness import activation, close, inputs, run, weights
 
 
 def q_k(r, bits):

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from harness import CHANNELS, METHODS, WEIGHT_METHODS, activation, inputs, weights
 
 from stq.quantizers import get_method
+
+from .harness import CHANNELS, METHODS, WEIGHT_METHODS, activation, inputs, weights
 
 ATTENTION = [name for name in METHODS if "running_gain" in dict(activation(name, 3).named_buffers())]
 

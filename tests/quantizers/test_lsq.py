@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from harness import activation, close, inputs, run, weights
+
+from .harness import activation, close, inputs, run, weights
 
 
 def lsq(x, s, low, high, upstream):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from harness import activation, close, inputs, run
+
+from .harness import activation, close, inputs, run
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from harness import close, run, weights
+
+from .harness import close, run, weights
 
 PUBLISHED = {2: (3.12, 2.064), 3: (7.509, 6.892), 4: (12.68, 12.80), 5: (17.74, 18.64), 8: (31.76, 35.04)}
 

@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from harness import CHANNELS, activation, close, inputs, run
+
+from .harness import CHANNELS, activation, close, inputs, run
 
 STAGES = {"st": ("range_attention",), "double_st": ("range_attention", "threshold_attention")}
 
