@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 
@@ -39,10 +40,10 @@ def application(task: Callable[[DictConfig], object], config_name: str) -> Calla
             return None
 
     def run() -> None:
-        wanted = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises instead of printing
+        mistakes.clear()
         try:
-            hydra.main(config_path=config_folder(), config_name=config_name, version_base="1.3")(job)()
+            with _hydra_raises() as wanted:
+                hydra.main(config_path=config_folder(), config_name=config_name, version_base="1.3")(job)()
             if mistakes:
                 raise mistakes[0]
         except KeyboardInterrupt:
@@ -58,6 +59,24 @@ def application(task: Callable[[DictConfig], object], config_name: str) -> Calla
             raise SystemExit(2) from None
 
     return run
+
+
+@contextmanager
+def _hydra_raises() -> Iterator[bool]:
+    """Let Hydra raise its errors instead of printing them; gives whether the user asked for tracebacks.
+
+    The second variable tells the processes that this one starts that it was not the user who asked.
+    """
+    before = {name: os.environ.get(name) for name in ("HYDRA_FULL_ERROR", "STQ_ONE_SENTENCE")}
+    os.environ.update(HYDRA_FULL_ERROR="1", STQ_ONE_SENTENCE="1")
+    try:
+        yield before["HYDRA_FULL_ERROR"] == "1" and before["STQ_ONE_SENTENCE"] is None
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def explain(error: Exception, config_name: str) -> str | None:

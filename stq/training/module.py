@@ -106,8 +106,9 @@ class Classifier(pl.LightningModule):
             )
 
     def on_validation_epoch_end(self) -> None:
-        """Log the validation accuracy."""
-        self._log_counts("val")
+        """Log the validation accuracy, and the score that selects: ties in accuracy go to the smaller loss."""
+        loss = self._log_counts("val")
+        self.log("val_score", self.accuracy["val"] - 1e-3 * min(loss, 1.0))
 
     def on_test_epoch_end(self) -> None:
         """Log the test accuracy."""

@@ -128,10 +128,15 @@ def _trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
     quantized = is_quantized(cfg)
     callbacks: list[Callback] = [
         ModelCheckpoint(
-            folder / "checkpoints", "best", monitor="val_top1", mode="max", save_last=True, enable_version_counter=False
+            folder / "checkpoints",
+            "best",
+            monitor="val_score",
+            mode="max",
+            save_last=True,
+            enable_version_counter=False,
         ),
-        progress_bar(),
     ]
+    callbacks += [progress_bar()] if cfg.trainer.enable_progress_bar else []
     if quantized:
         callbacks.append(QuantizerProgress())
         callbacks += [QuantizerMonitor()] if cfg.callbacks.monitor else []

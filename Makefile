@@ -1,0 +1,45 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+.PHONY: help install dev demo test test-all lint format clean
+
+help: ## list what there is to make
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "stq needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "on Debian: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/pip
+	$(BIN)/pip install --quiet -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/pip
+	$(BIN)/pip install --quiet -e '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+install: $(VENV)/.installed ## make .venv and install stq with what training needs
+
+dev: $(VENV)/.dev ## install also what tests, export, reports and sweeps need
+
+demo: $(VENV)/.installed ## train a 3-bit double-stage ST network on real digits: float first, then 3 bits; no network
+	$(BIN)/stq-train
+
+test: $(VENV)/.dev ## run the tests
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.dev ## run the tests, the slow ones too
+	$(BIN)/python -m pytest -m ''
+
+lint: $(VENV)/.dev ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev ## put style right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the environment and caches, not the runs
+	rm -rf $(VENV) .pytest_cache .ruff_cache

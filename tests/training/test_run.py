@@ -1,0 +1,123 @@
+"""Whole runs on the digits, two epochs each."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from stq.errors import InputError, TrainingFailed
+from stq.results.schema import KEYS, read_result
+from stq.training import load_run, train
+from stq.training.evaluate import evaluate_run
+from stq.training.start import float_config
+
+from .conftest import compose_config
+
+
+def test_run_folder_holds_what_the_schema_says(finished):
+    result, cfg = finished
+    folder = Path(cfg.paths.output_dir)
+    assert read_result(folder) == json.loads(json.dumps(result))
+    assert result.keys() == KEYS.keys()
+    assert (result["method"], result["weight_bits"], result["activation_bits"]) == ("double_st", 3, 3)
+    assert OmegaConf.load(folder / "config.yaml").quantizer.method == "double_st"
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    for name in ("train_loss", "train_top1", "val_top1", "lr", "step/layer1.0.conv1", "threshold_max/fc", "zero/conv1"):
+        assert any(row[name] for row in rows), name
+    assert set(json.loads((folder / "codes.json").read_text())) >= {"conv1", "layer1.0.conv1", "fc"}
+
+
+def test_accuracy_is_that_of_the_selected_checkpoint_counted_by_hand(finished):
+    result, cfg = finished
+    model, data, _ = load_run(cfg.paths.output_dir)
+    with torch.no_grad():
+        correct = sum(int((model(x).argmax(1) == y).sum()) for x, y in data.test_dataloader())
+    assert result["test_top1"] == 100 * correct / 450
+    assert result["test_top1"] > 20  # ten classes: it has learned something
+
+
+def test_evaluating_again_agrees_to_the_last_digit(finished, capsys):
+    result, cfg = finished
+    assert evaluate_run(cfg.paths.output_dir) == {"val_top1": result["val_top1"], "test_top1": result["test_top1"]}
+    assert repr(result["test_top1"]) in capsys.readouterr().out
+
+
+def test_float_baseline_is_trained_once_and_shared(finished, runs):
+    result, cfg = finished
+    folder = Path(float_config(cfg).paths.output_dir)
+    before = (folder / "result.json").stat().st_mtime_ns
+    other = train(compose_config(runs, "quantizer=lsq", "bits=2", folder="lsq"))
+    assert (folder / "result.json").stat().st_mtime_ns == before
+    assert other["float_test_top1"] == result["float_test_top1"] == read_result(folder)["test_top1"]
+    assert len([p for p in (runs / "float").iterdir() if p.is_dir()]) == 1
+
+
+def test_finished_run_is_not_trained_again_and_its_folder_not_overwritten(finished, runs):
+    result, cfg = finished
+    log = Path(cfg.paths.output_dir) / "metrics.csv"
+    before = log.stat().st_mtime_ns
+    assert train(cfg)["started"] == result["started"]
+    assert log.stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="holds another run"):
+        train(compose_config(runs, "bits=4"))
+
+
+def test_interrupted_run_resumes_from_its_last_checkpoint(finished, runs, monkeypatch):
+    from stq.training.module import Classifier
+
+    epochs, power = [], {"fails": True}
+    original = Classifier.training_step
+
+    def step(self, batch, index):
+        epochs.append(self.current_epoch)
+        if self.current_epoch == 1 and power["fails"]:
+            raise RuntimeError("the power went")
+        return original(self, batch, index)
+
+    monkeypatch.setattr(Classifier, "training_step", step)
+    cfg = compose_config(runs, "quantizer=pact", folder="resumed")
+    with pytest.raises(RuntimeError, match="the power went"):
+        train(cfg)
+    assert read_result(Path(cfg.paths.output_dir))["error"] == "RuntimeError: the power went"
+    assert set(epochs) == {0, 1}
+    epochs.clear()
+    power["fails"] = False
+    assert train(cfg)["status"] == "done"
+    assert set(epochs) == {1}  # the first epoch was not trained again
+
+
+def test_diverging_run_fails_with_its_reason(runs):
+    cfg = compose_config(runs, "init=scratch", "optimizer.lr=1e30", "quantizer=none", folder="diverged")
+    with pytest.raises(TrainingFailed, match="lower the learning rate"):
+        train(cfg)
+    assert "lower the learning rate" in read_result(Path(cfg.paths.output_dir))["error"]
+
+
+def test_every_option_at_once_trains(runs):
+    result = train(
+        compose_config(
+            runs,
+            "quantizer=st",
+            "loss=distillation",
+            "loss.mixup=0.2",
+            "loss.label_smoothing=0.1",
+            "callbacks.progressive={0.0:8,0.5:3}",
+            "optimizer=adamw",
+            "optimizer.quantizer_lr_factor=0.1",
+            "scheduler.warmup_epochs=1",
+            "trainer.precision=bf16-mixed",
+            "weight_bits=3",
+            "activation_bits=4",
+            "quantizer.weight_method=dorefa",
+            "logger=tensorboard",
+            folder="everything",
+        )
+    )
+    model, _, _ = load_run(runs / "everything")
+    assert (result["weight_bits"], result["activation_bits"], result["weight_method"]) == (3, 4, "dorefa")
+    assert (model.layer1[0].conv1.input_quantizer.bits, model.conv1.input_quantizer.bits) == (4, 8)
+    assert any((runs / "everything" / "tensorboard").glob("events*"))
