@@ -222,11 +222,8 @@ def test_bits_can_be_lowered_during_training():
     model, x = trained("lsq", weight_bits=4, activation_bits=4)
     stq.set_bits(model, 2, 3, only={"3"})
     stq.calibrate(model, x)
-    assert (weight_quantizer(model[3]).bits, input_quantizer(model[3]).bits, weight_quantizer(model[5]).bits) == (
-        2,
-        3,
-        4,
-    )
+    assert (weight_quantizer(model[3]).bits, input_quantizer(model[3]).bits) == (2, 3)
+    assert (weight_quantizer(model[5]).bits, input_quantizer(model[5]).bits) == (4, 4)
     assert model[3].weight.unique().numel() <= 4
     with pytest.raises(ValueError, match="is not a bit width"):
         stq.set_bits(model, 9, None, only={"3"})
@@ -241,17 +238,6 @@ def test_summary_lists_every_layer_and_not_the_attention_blocks():
     assert (rows["5"].weight_bits, rows["5"].activation_bits, rows["5"].input) == (32, 32, "float")
     assert [rows[path].parameters for path in "0357"] == [224, 80, 36, 111]
     table = str(stq.calibrate(model, torch.rand(2, 3, 8, 8))).splitlines()
-    assert len({line.find("8  ") for line in table[2:]}) >= 1
-    assert table[0].split() == [
-        "layer",
-        "type",
-        "w",
-        "bits",
-        "a",
-        "bits",
-        "weights",
-        "activations",
-        "input",
-        "parameters",
-    ]
+    assert table[0].replace(" bits", "_bits").split()[:4] == ["layer", "type", "w_bits", "a_bits"]
+    assert table[2].index("LSQActivation") == table[3].index("DoubleStageST")  # columns line up
     assert table[3].split() == ["3", "Conv2d", "2", "3", "LSQWeight", "DoubleStageST", "non-negative", "80"]
