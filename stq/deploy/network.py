@@ -106,5 +106,8 @@ def operand_limits(network: Network, layer: Node) -> tuple[int, int]:
 
 def accumulator_bound(network: Network, layer: Node) -> int:
     """The largest magnitude any partial sum of an integer layer can reach."""
-    weights = np.abs(layer.arrays["weight"].astype(np.int64)).reshape(len(layer.arrays["weight"]), -1)
-    return int(weights.sum(1).max(initial=0)) * max(abs(end) for end in operand_limits(network, layer))
+    weights = layer.arrays["weight"].astype(np.int64).reshape(len(layer.arrays["weight"]), -1)
+    ends = np.stack([weights * end for end in operand_limits(network, layer)])
+    most = np.maximum(ends.max(0), 0).sum(1).max(initial=0)
+    least = np.minimum(ends.min(0), 0).sum(1).min(initial=0)
+    return int(max(most, -least))

@@ -11,94 +11,51 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from ..errors import InputError
-from .integer import run
 from .network import INTEGER_LAYERS, Network, Node, accumulator_bound
+from .onnx_graph import GraphWriter, geometry
 from .requantize import Requantization, fit
 from .thresholds import fuse
 
-OPSET = 21
-_IR_VERSION = 10
 _INT16_MAX = 2**15 - 1  # x86 kernels without VNNI add two products in saturating 16 bits
 _EXACT_FLOAT32 = 2**24
+_MATMUL_POSITIONS = 28 * 28
 
 
 def export_onnx(network: Network, input_size: tuple[int, ...], path: Path) -> Path:
     """Write ``network`` (or a float network) for inputs (batch, *input_size); the batch size stays free."""
-    model = _Builder(network, input_size).model()
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, str(path))
-    return path
+    fused, requantized = _fuse(network)
+    return _Writer(fused, input_size, requantized).save(path)
 
 
-class _Builder:
-    def __init__(self, network: Network, input_size: tuple[int, ...]):
-        self.input_size = input_size
-        self.shapes: dict[str, tuple[int, ...]] = {}  # of each node's value for one sample
-        run(network, np.zeros((1, *input_size)), lambda node, value: self.shapes.update({node.name: value.shape}))
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: dict[str, onnx.TensorProto] = {}
-        self.requantized: dict[str, Requantization] = {}
-        self.network = self._fused(network)
-        self.users = self.network.users()
-        self.tensors: dict[str, str] = {}  # node name -> tensor name
-        self.zero_points: dict[str, int] = {}  # of stored codes, by node name
-        self._count = 0
+def _fuse(network: Network) -> tuple[Network, dict[str, Requantization]]:
+    """Fuse thresholds where one 8-bit convolution reproduces them exactly; and how, by layer."""
+    fused, skip, requantized = fuse(network), [node.name for node in network.of("linear")], {}
+    users = fused.users()
+    for threshold in fused.of("threshold"):
+        layer = fused[threshold.inputs[0]]
+        largest = _largest(layer.arrays["weight"])
+        if layer.op != "conv" or largest > 127:
+            skip.append(layer.name)
+            continue
+        reader = threshold
+        while reader.op in ("threshold", "max_pool"):
+            (reader,) = users[reader.name]
+        gain = reader["code_gain"] if reader.op in INTEGER_LAYERS else 1
+        if (found := fit(threshold, gain, accumulator_bound(fused, layer), 127 // largest)) is None:
+            skip.append(layer.name)
+        else:
+            requantized[layer.name] = found
+    return fuse(network, skip), requantized
 
-    def _fused(self, network: Network) -> Network:
-        """Fuse thresholds where one 8-bit convolution reproduces them exactly."""
-        fused, skip = fuse(network), [node.name for node in network.of("linear")]
-        readers = fused.users()
-        for threshold in fused.of("threshold"):
-            layer = fused[threshold.inputs[0]]
-            if layer.op != "conv":
-                continue
-            found = None
-            if (largest := _largest(layer.arrays["weight"])) <= 127:
-                reader = _reader(readers, threshold)
-                gain = reader["code_gain"] if reader.op in INTEGER_LAYERS else 1
-                found = fit(threshold, gain, accumulator_bound(fused, layer), 127 // largest)
-            if found is None:
-                skip.append(layer.name)
-            else:
-                self.requantized[layer.name] = found
-        return fuse(network, skip)
 
-    def model(self) -> onnx.ModelProto:
-        for node in self.network.nodes:
-            self.tensors[node.name] = getattr(self, f"_{node.op}")(node, *(self.tensors[i] for i in node.inputs))
-        output = self.tensors[self.network.output]
-        graph = helper.make_graph(
-            [*self.nodes, helper.make_node("Identity", [output], ["output"])],
-            "stq",
-            [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", *self.input_size])],
-            [helper.make_tensor_value_info("output", TensorProto.FLOAT, None)],
-            list(self.initializers.values()),
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="stq")
-        model.ir_version = _IR_VERSION
-        return onnx.shape_inference.infer_shapes(model)
-
-    # building blocks
-
-    def emit(self, op: str, *inputs: str, name: str | None = None, **attributes) -> str:
-        self._count += 1
-        output = name or f"{op}_{self._count}"
-        self.nodes.append(helper.make_node(op, list(inputs), [output], name=output, **attributes))
-        return output
-
-    def constant(self, value, dtype: type, label: str = "c") -> str:
-        array = np.asarray(value, dtype=dtype)
-        name = f"{label}_{array.dtype}_{'x'.join(map(str, array.shape))}_{hash(array.tobytes()) & 0xFFFFFFFFFFFF:x}"
-        self.initializers.setdefault(name, numpy_helper.from_array(array, name))
-        return name
-
-    def channels(self, vector: np.ndarray, dims: int) -> str:
-        """A vector over channels, to broadcast over a tensor of ``dims`` axes with channels on axis 1."""
-        return self.constant(vector.reshape(-1, *(1,) * (dims - 2)) if np.ndim(vector) else vector, np.float32)
+class _Writer(GraphWriter):
+    def __init__(self, network: Network, input_size: tuple[int, ...], requantized: dict[str, Requantization]):
+        super().__init__(network, input_size)
+        self.requantized = requantized
+        self.pooled: set[str] = set()  # pooling nodes that are done already
 
     def weight(self, layer: Node, codes: np.ndarray, dtype: type, factor: np.ndarray | int = 1, zero: int = 0) -> str:
         """``factor * codes + zero``; the codes are stored as int4 where they fit, and widened at load."""
@@ -115,16 +72,32 @@ class _Builder:
 
     # codes
 
+    def _form(self, layer: Node) -> str:
+        """How a convolution runs: codes, matmul, integer, or float (on integers that float32 holds exactly)."""
+        codes = layer.arrays["weight"]
+        if layer.name in self.requantized:
+            return "codes"
+        if layer["groups"] > 1 and accumulator_bound(self.network, layer) < _EXACT_FLOAT32:
+            return "float"
+        source = self.source(layer)
+        largest_code = layer["code_gain"] * (source["high"] - source["low"])
+        small = self.positions(layer) <= _MATMUL_POSITIONS and codes.ndim == 4 and codes[0, 0].size > 1
+        fits = _largest(codes) <= 127 and 2 * largest_code * _largest(codes) <= _INT16_MAX
+        plain = layer["groups"] == 1 and "offset_multiplier" not in layer.arrays
+        return "matmul" if small and fits and plain else "integer"
+
+    def positions(self, layer: Node) -> int:
+        """Output positions of a convolution."""
+        return int(np.prod(self.shapes[layer.name][2:]))
+
     def _signed(self, node: Node) -> bool:
         """Whether the codes of a node are stored as int8, which ConvInteger wants beside unsigned weights."""
-        reader = _reader(self.users, node)
-        return (
-            reader.op == "conv" and reader.name not in self.requantized and _runs_as_conv_integer(self.network, reader)
-        )
+        reader = self.reader(node)
+        return reader.op == "conv" and self._form(reader) == "integer"
 
     def _store(self, node: Node) -> tuple[int, int, type, int]:
         """(gain, base, dtype, zero): stored = gain * (code - low) + base; ``zero`` is the stored form of operand 0."""
-        reader = _reader(self.users, node)
+        reader = self.reader(node)
         gain, offset = (reader["code_gain"], reader["code_offset"]) if reader.op in INTEGER_LAYERS else (1, 0)
         levels = gain * (node["high"] - node["low"])
         signed = self._signed(node)
@@ -177,23 +150,51 @@ class _Builder:
 
     # layers
 
-    def _source(self, layer: Node) -> Node:
-        source = self.network[layer.inputs[0]]
-        while source.op == "max_pool":
-            source = self.network[source.inputs[0]]
-        return source
-
     def _conv(self, layer: Node, stored: str) -> str:
-        source = self._source(layer)
+        source = self.source(layer)
         _, base, dtype, zero = self._store(source)
         largest_code = max(abs(base), abs(base + layer["code_gain"] * (source["high"] - source["low"])))
-        if layer.name in self.requantized:
+        form = self._form(layer)
+        if form == "codes":
             return self._conv_to_codes(layer, stored, zero, largest_code)
-        if not _runs_as_conv_integer(self.network, layer):
-            accumulator = self._conv_in_float(layer, stored, zero, dtype)
-        else:
-            accumulator = self._conv_integer(layer, stored, zero, dtype, largest_code)
-        return self._real(layer, accumulator)
+        if form == "matmul":
+            return self._conv_as_matmul(layer, stored, zero)
+        if form == "float":
+            return self._real(layer, self._conv_in_float(layer, stored, zero, dtype))
+        return self._real(layer, self._conv_integer(layer, stored, zero, dtype, largest_code))
+
+    def _conv_as_matmul(self, layer: Node, stored: str, zero: int) -> str:
+        """Patches times weights: on small pictures faster than ConvInteger, which packs its weights at every call."""
+        codes, pads = layer.arrays["weight"], layer["pads"]
+        x = self.emit("Transpose", stored, perm=[0, 2, 3, 1])
+        if any(pads):
+            both = [0, *pads[:2], 0, 0, *pads[2:], 0]
+            x = self.emit("Pad", x, self.constant(both, np.int64), self.constant(zero, np.uint8))
+        patches = []
+        _, _, height, width = self.shapes[layer.name]
+        for row, column in np.ndindex(codes.shape[2:]):
+            first = np.array([row, column]) * layer["dilations"]
+            last = first + np.array(layer["strides"]) * (np.array([height, width]) - 1) + 1
+            place = (self.constant(v, np.int64) for v in (first, last, [1, 2], layer["strides"]))
+            patches.append(self.emit("Slice", x, *place))
+        patch = self.emit("Concat", *patches, axis=3)
+        matrix = self.weight(layer, codes.transpose(2, 3, 1, 0).reshape(-1, len(codes)), np.int8)
+        points = self.constant(zero, np.uint8), self.constant(0, np.int8)
+        accumulator = self.emit("MatMulInteger", patch, matrix, *points)
+        scale, bias = (self.constant(layer.arrays[key], np.float32) for key in ("multiplier", "bias"))
+        real = self.emit("Add", self.emit("DequantizeLinear", accumulator, scale, axis=3), bias)
+        return self.emit("Transpose", real, perm=[0, 3, 1, 2])
+
+    def _pool_before_bias(self, layer: Node, real: str) -> str:
+        """Pool before bias and ReLU, which then run on fewer values; all three are increasing, so they commute."""
+        chain, node = [], layer
+        while len(self.users[node.name]) == 1 and (node := self.users[node.name][0]).op == "relu":
+            chain.append(node)
+        if not chain or node.op != "max_pool" or len(self.users[chain[-1].name]) != 1:
+            return real
+        pooled = self._max_pool(node, real)
+        self.pooled.add(node.name)
+        return pooled
 
     def _conv_to_codes(self, layer: Node, stored: str, zero: int, largest_code: int) -> str:
         """Real-valued Conv between DequantizeLinear and QuantizeLinear (which ``_threshold`` adds)."""
@@ -214,7 +215,7 @@ class _Builder:
         weight = self.emit("DequantizeLinear", codes, scale, points, axis=0)
         zeros = self.constant(np.zeros(channels), np.int32)
         bias = self.emit("DequantizeLinear", self.constant(found.bias, np.int32), scale, zeros, axis=0)
-        return self.emit("Conv", x, weight, bias, **_geometry(layer))
+        return self.emit("Conv", x, weight, bias, **geometry(layer))
 
     def _conv_integer(self, layer: Node, stored: str, zero: int, dtype: type, largest_code: int) -> str:
         codes = layer.arrays["weight"]
@@ -230,7 +231,7 @@ class _Builder:
             stored, zero, dtype = self.emit("Cast", stored, to=TensorProto.UINT8), zero + 128, np.uint8
         weight = self.weight(layer, codes, np.uint8, zero=-least)
         points = self.constant(zero, dtype), self.constant(-least, np.uint8)
-        accumulator = self.emit("ConvInteger", stored, weight, *points, **_geometry(layer))
+        accumulator = self.emit("ConvInteger", stored, weight, *points, **geometry(layer))
         if not odd:
             return accumulator
         parts = [len(codes) - 1, 1]
@@ -247,17 +248,19 @@ class _Builder:
             weight = self.constant(codes, np.float32, f"{layer.name}.weight")
         else:
             weight = self.emit("Cast", self.weight(layer, codes, np.int8), to=TensorProto.FLOAT)
-        return self.emit("Conv", x, weight, **_geometry(layer))
+        return self.emit("Conv", x, weight, **geometry(layer))
 
     def _real(self, layer: Node, accumulator: str) -> str:
         """``multiplier * acc + bias`` of an integer (int32, or exact float) accumulator."""
         multiplier, bias = (layer.arrays[key].astype(np.float32) for key in ("multiplier", "bias"))
         dims = 2 if layer.op == "linear" else layer.arrays["weight"].ndim
-        if layer.op == "conv" and _runs_as_conv_integer(self.network, layer):
+        if layer.op == "conv" and self._form(layer) == "integer":
             real = self.emit("DequantizeLinear", accumulator, self.constant(multiplier, np.float32), axis=1)
         else:
             real = self.emit("Mul", accumulator, self.channels(multiplier, dims))
-        if "offset_multiplier" in layer.arrays:
+        if "offset_multiplier" not in layer.arrays:
+            real = self._pool_before_bias(layer, real)
+        else:
             return self.emit("Add", real, self._offset_map(layer, dims))
         return self.emit("Add", real, self.channels(bias, dims)) if bias.any() else real
 
@@ -272,14 +275,13 @@ class _Builder:
             self.constant([1, 1, *self.shapes[layer.inputs[0]][2:]], np.int64),
             value=helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0]),
         )
-        geometry = {**_geometry(layer), "group": 1}
-        valid = self.emit("Conv", ones, self.constant(sums, np.float32), **geometry)
+        valid = self.emit("Conv", ones, self.constant(sums, np.float32), **{**geometry(layer), "group": 1})
         scaled = self.emit("Mul", valid, self.channels(layer.arrays["offset_multiplier"], dims))
         return self.emit("Add", scaled, self.channels(layer.arrays["bias"], dims))
 
     def _linear(self, layer: Node, stored: str) -> str:
-        source = self._source(layer)
-        _, base, dtype, zero = self._store(source)
+        source = self.source(layer)
+        _, _, dtype, zero = self._store(source)
         codes = layer.arrays["weight"].T  # (inputs, outputs)
         bound = layer["code_gain"] * (source["high"] - source["low"])
         odd = _largest(codes) > 128 or codes.max(initial=0) > 127
@@ -299,102 +301,8 @@ class _Builder:
             accumulator = self.emit("Add", self.emit("Mul", split[0], self.constant(2, np.int32)), split[1])
         return self._real(layer, self.emit("Cast", accumulator, to=TensorProto.FLOAT))
 
-    def _float_conv(self, layer: Node, x: str) -> str:
-        weight, bias = (self.constant(layer.arrays[key], np.float32, layer.name) for key in ("weight", "bias"))
-        return self.emit("Conv", x, weight, bias, **_geometry(layer))
-
-    def _float_linear(self, layer: Node, x: str) -> str:
-        product = self.emit("MatMul", x, self.constant(layer.arrays["weight"].T, np.float32, layer.name))
-        return self.emit("Add", product, self.constant(layer.arrays["bias"], np.float32))
-
-    # everything else
-
-    def _input(self, node: Node) -> str:
-        return "input"
-
-    def _constant(self, node: Node) -> str:
-        return self.constant(node.arrays["value"], np.float32)
-
-    def _affine(self, node: Node, x: str) -> str:
-        dims = len(self.shapes[node.name])
-        scaled = self.emit("Mul", x, self.channels(node.arrays["multiplier"], dims))
-        return self.emit("Add", scaled, self.channels(node.arrays["bias"], dims))
-
-    def _prelu(self, node: Node, x: str) -> str:
-        slope = node.arrays["slope"]
-        return self.emit("PRelu", x, self.channels(slope, len(self.shapes[node.name])))
-
-    def _relu(self, node: Node, x: str) -> str:
-        return self.emit("Relu", x)
-
-    def _silu(self, node: Node, x: str) -> str:
-        return self.emit("Mul", x, self.emit("Sigmoid", x))
-
-    def _sigmoid(self, node: Node, x: str) -> str:
-        return self.emit("Sigmoid", x)
-
-    def _tanh(self, node: Node, x: str) -> str:
-        return self.emit("Tanh", x)
-
-    def _gelu(self, node: Node, x: str) -> str:
-        return self.emit("Gelu", x)
-
-    def _hardsigmoid(self, node: Node, x: str) -> str:
-        return self.emit("HardSigmoid", x, alpha=1 / 6, beta=0.5)
-
-    def _hardswish(self, node: Node, x: str) -> str:
-        return self.emit("HardSwish", x)
-
-    def _clip(self, node: Node, x: str) -> str:
-        return self.emit("Clip", x, *(self.constant(node[key], np.float32) for key in ("low", "high")))
-
-    def _add(self, node: Node, a: str, b: str) -> str:
-        return self.emit("Add", a, b)
-
-    def _mul(self, node: Node, a: str, b: str) -> str:
-        return self.emit("Mul", a, b)
-
-    def _concat(self, node: Node, *xs: str) -> str:
-        return self.emit("Concat", *xs, axis=node["axis"])
-
     def _max_pool(self, node: Node, x: str) -> str:
-        settings = {"kernel_shape": node["kernel"], "strides": node["strides"], "pads": node["pads"]}
-        return self.emit("MaxPool", x, dilations=node["dilations"], ceil_mode=int(node["ceil_mode"]), **settings)
-
-    def _avg_pool(self, node: Node, x: str) -> str:
-        settings = {"kernel_shape": node["kernel"], "strides": node["strides"], "pads": node["pads"]}
-        include = int(node["count_include_pad"])
-        return self.emit("AveragePool", x, count_include_pad=include, ceil_mode=int(node["ceil_mode"]), **settings)
-
-    def _adaptive_avg_pool(self, node: Node, x: str) -> str:
-        """Plain pooling, or nothing, where the sizes divide."""
-        size, given = node["size"], self.shapes[node.inputs[0]][2:]
-        if any(a % b for a, b in zip(given, size, strict=True)):
-            raise InputError(f"'{node.name}' pools {tuple(given)} to {tuple(size)}: ONNX has no operator for that")
-        kernel = [a // b for a, b in zip(given, size, strict=True)]
-        return x if kernel == [1, 1] else self.emit("AveragePool", x, kernel_shape=kernel, strides=kernel)
-
-    def _mean(self, node: Node, x: str) -> str:
-        return self.emit("ReduceMean", x, self.constant(node["axes"], np.int64), keepdims=int(node["keepdims"]))
-
-    def _flatten(self, node: Node, x: str) -> str:
-        if node["start"] != 1:
-            raise InputError(f"'{node.name}' flattens from axis {node['start']}; the ONNX export flattens from axis 1")
-        return self.emit("Flatten", x, axis=1)
-
-    def _slice(self, node: Node, x: str) -> str:
-        steps = node["steps"]
-        axes, ends = list(range(len(steps))), [2**31 - 1] * len(steps)
-        return self.emit("Slice", x, *(self.constant(v, np.int64) for v in ([0] * len(steps), ends, axes, steps)))
-
-    def _pad(self, node: Node, x: str) -> str:
-        return self.emit("Pad", x, self.constant([*node["before"], *node["after"]], np.int64))
-
-
-def _reader(users: dict[str, list[Node]], node: Node) -> Node:
-    """The layer that reads a node's codes, past pooling; freeze makes one quantize node for each layer."""
-    (reader,) = users[node.name]
-    return _reader(users, reader) if reader.op == "max_pool" else reader
+        return x if node.name in self.pooled else super()._max_pool(node, x)  # where the layer before has pooled
 
 
 def _sign(users: dict[str, list[Node]], layer: Node) -> np.ndarray:
@@ -404,19 +312,5 @@ def _sign(users: dict[str, list[Node]], layer: Node) -> np.ndarray:
     return node.arrays["sign"]
 
 
-def _runs_as_conv_integer(network: Network, layer: Node) -> bool:
-    return layer["groups"] == 1 or accumulator_bound(network, layer) >= _EXACT_FLOAT32
-
-
 def _largest(codes: np.ndarray) -> int:
     return int(np.abs(codes).max(initial=1))
-
-
-def _geometry(layer: Node) -> dict:
-    return {
-        "kernel_shape": layer.arrays["weight"].shape[2:],
-        "strides": layer["strides"],
-        "pads": layer["pads"],
-        "dilations": layer["dilations"],
-        "group": layer["groups"],
-    }
