@@ -7,14 +7,21 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import update_wrapper
 from pathlib import Path
 
 import hydra
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import InputError, TrainingFailed, nearest
+from ..results.config_hash import config_hash
+from .sweep import run_in_sweep, summarize_sweep
+
+# names a sweep's run folders by the content of their configuration
+OmegaConf.register_new_resolver("config_hash", lambda *, _root_: config_hash(_root_)[:8], replace=True)
 
 
 def config_folder() -> str:
@@ -24,28 +31,43 @@ def config_folder() -> str:
     return str(inside if inside.is_dir() else package.parent / "conf")
 
 
+class Job:
+    """A Hydra task whose mistakes are kept for the command line to tell, and whose place in a sweep is reported.
+
+    An object and not a closure, so that launchers can send it to other processes, which import this module with it.
+    """
+
+    def __init__(self, task: Callable[[DictConfig], object]):
+        update_wrapper(self, task)
+        self.mistakes: list[Exception] = []
+
+    def __call__(self, cfg: DictConfig) -> object:
+        """Run the task; a user's mistake is kept, and in a sweep so is every failure."""
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return run_in_sweep(self.__wrapped__, cfg)
+        try:
+            return self.__wrapped__(cfg)
+        except (InputError, TrainingFailed, OmegaConfBaseException) as error:  # told later; Hydra would say more
+            self.mistakes.append(error)
+            return None
+
+
 def application(task: Callable[[DictConfig], object], config_name: str) -> Callable[[], None]:
     """The command line of a Hydra task: a user's mistake ends it with one sentence on stderr and exit status 2.
 
-    Other errors keep their traceback, and so do all where the user sets HYDRA_FULL_ERROR=1.
+    A sweep with failed jobs names them at its end and exits with status 1. Other errors keep their traceback, and so
+    do all where the user sets HYDRA_FULL_ERROR=1.
     """
-    mistakes: list[Exception] = []
-
-    @wraps(task)
-    def job(cfg: DictConfig) -> object:
-        try:
-            return task(cfg)
-        except (InputError, TrainingFailed, OmegaConfBaseException) as error:  # told below; Hydra would say more
-            mistakes.append(error)
-            return None
 
     def run() -> None:
-        mistakes.clear()
+        job = Job(task)
         try:
             with _hydra_raises() as wanted:
                 hydra.main(config_path=config_folder(), config_name=config_name, version_base="1.3")(job)()
-            if mistakes:
-                raise mistakes[0]
+            if job.mistakes:
+                raise job.mistakes[0]
+            if failed := summarize_sweep():
+                raise SystemExit(min(failed, 1))
         except KeyboardInterrupt:
             print(
                 "interrupted: the same command with the same folder goes on from the last checkpoint", file=sys.stderr

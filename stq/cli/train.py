@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from ..errors import InputError
+from ..results.config_hash import config_hash
+from ..results.schema import finished_result
 from .config import application
 
 
 def _train(cfg: DictConfig) -> float:
     check_bits(cfg)
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    if sweep:
+        cfg.trainer.enable_progress_bar = False  # a sweep has one line a job
+        done = finished_result(Path(cfg.paths.output_dir), config_hash(cfg))
+        if done is not None:  # found before the slow imports, so that a finished sweep takes seconds
+            return done["val_top1"]
     from ..training import train
     from ..training.report import result_table, use_threads
 
     use_threads(cfg.threads)
     result = train(cfg)
-    result_table(result, cfg.paths.output_dir)
+    if not sweep:
+        result_table(result, cfg.paths.output_dir)
     return result["val_top1"]
 
 
 def check_bits(cfg: DictConfig) -> None:
     """Say at once, before the slow imports, that a bit width is none. Raises InputError."""
-    from ..errors import InputError
-
     for name in ("weight_bits", "activation_bits", "first_last_bits"):
         bits = cfg[name]
         if bits is not None and bits not in (*range(1, 9), 32):

@@ -75,3 +75,18 @@ def read_result(path: Path) -> dict[str, Any]:
     if missing:
         raise InputError(f"{path} lacks the key '{missing[0]}' of schema version {SCHEMA_VERSION}")
     return result
+
+
+def finished_result(folder: Path, identity: str) -> dict[str, Any] | None:
+    """The result of a run folder that is done, else None.
+
+    Raises InputError if the folder holds a run of another configuration hash than ``identity``.
+    """
+    if not (folder / FILE_NAME).is_file():
+        return None
+    result = read_result(folder)
+    if result["config_hash"] != identity:
+        raise InputError(
+            f"{folder} holds another run ({result['config_hash']}, this is {identity}): choose a new folder"
+        )
+    return result if result["status"] == "done" else None

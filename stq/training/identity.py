@@ -1,9 +1,7 @@
-"""What identifies a run: the hash of its configuration, the code, the machine."""
+"""What a result depends on beside its configuration: the code, the packages, the machine, the command."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 import subprocess
 import sys
@@ -11,45 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
-
-# these decide the result; paths, loggers, launchers and progress bars do not
-_DECIDING = (
-    "model",
-    "quantizer",
-    "weight_bits",
-    "activation_bits",
-    "first_last_bits",
-    "data",
-    "optimizer",
-    "scheduler",
-    "loss",
-    "init",
-    "seed",
-)
-_TRAINER = ("max_epochs", "precision", "gradient_clip_val", "accumulate_grad_batches", "limit_train_batches")
-_INCIDENTAL_DATA = ("workers", "eval_batch_size", "path", "download")
-
-
-def config_hash(cfg: DictConfig) -> str:
-    """16 hexadecimal digits that change whenever something that decides the result changes."""
-    content = OmegaConf.to_container(cfg, resolve=True)
-    kept = {key: content[key] for key in _DECIDING}
-    kept["trainer"] = {key: content["trainer"].get(key) for key in _TRAINER}
-    kept["progressive"] = content["callbacks"]["progressive"]
-    kept["data"] = _without(kept["data"], _INCIDENTAL_DATA)
-    kept["init"] = {key: value for key, value in kept["init"].items() if value is not None}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def _without(tree: object, names: tuple[str, ...]) -> object:
-    if not isinstance(tree, dict):
-        return tree
-    kept = {key: _without(value, names) for key, value in tree.items() if key not in names}
-    path = Path(str(tree.get("path")))
-    if path.suffix:
-        kept["file"] = path.name  # where a data set lies does not matter, which one it is does
-    return kept
 
 
 def git_commit() -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -48,3 +49,10 @@ def _wandb(cfg: DictConfig, folder: Path) -> WandbLogger:
         config=OmegaConf.to_container(cfg, resolve=True),
         reinit="finish_previous",
     )
+
+
+def close_loggers(failed: bool) -> None:
+    """End the wandb run of this job, so that the next job of a sweep does not go on in it."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish(exit_code=int(failed))

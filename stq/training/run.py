@@ -16,13 +16,14 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from ..calibration import calibrate
 from ..deploy.cost import model_size
-from ..errors import InputError
+from ..errors import InputError, TrainingFailed
 from ..quantizers import get_method
-from ..results.schema import FILE_NAME, SCHEMA_VERSION, read_result, write_result
+from ..results.config_hash import config_hash
+from ..results.schema import SCHEMA_VERSION, finished_result, write_result
 from .callbacks import ProgressiveBits, QuantizerProgress, progress_bar
-from .identity import command, config_hash, git_commit, hardware, versions
+from .identity import command, git_commit, hardware, versions
 from .load import build_data
-from .loggers import build_loggers
+from .loggers import build_loggers, close_loggers
 from .module import Classifier
 from .monitor import QuantizerMonitor, write_codes
 from .network import add_quantizers, is_quantized, plain
@@ -36,35 +37,40 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     """Train as configured and return what result.json holds.
 
     The run folder is ``paths.output_dir``. A folder whose run is done is not trained again; one that was interrupted
-    resumes from its last checkpoint. Raises InputError for what is wrong in the configuration; any other failure is
-    recorded in result.json with its reason and raised.
+    resumes from its last checkpoint. A failure is recorded in result.json with its reason and raised: InputError for
+    what is wrong in the configuration, TrainingFailed for a run that diverged.
     """
     folder = Path(cfg.paths.output_dir)
     identity = config_hash(cfg)
-    if (folder / FILE_NAME).is_file():
-        result = read_result(folder)
-        if result["config_hash"] != identity:
-            raise InputError(
-                f"{folder} holds another run ({result['config_hash']}, this is {identity}): choose a new folder"
-            )
-        if result["status"] == "done":
-            log.info("%s is done already", folder)
-            return result
+    if (result := finished_result(folder, identity)) is not None:
+        log.info("%s is done already", folder)
+        return result
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     facts = _facts(cfg, identity, started)
+    failed = True
     try:
         result = facts | _train(cfg, folder)
-    except InputError:
-        raise
+        failed = False
     except Exception as error:
-        if rank_zero_only.rank == 0:
-            write_result(folder, facts | {"status": "failed", "error": f"{type(error).__name__}: {error}"})
+        _write(folder, facts | {"error": _sentence(error)})
         raise
-    if rank_zero_only.rank == 0:
-        write_result(folder, result)
+    finally:
+        close_loggers(failed)
+    _write(folder, result)
     return result
+
+
+@rank_zero_only
+def _write(folder: Path, result: dict[str, Any]) -> None:
+    write_result(folder, result)
+
+
+def _sentence(error: Exception) -> str:
+    """What went wrong, in one line; by its type too where it is not one of ours."""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    return text if isinstance(error, InputError | TrainingFailed) else f"{type(error).__name__}: {text}"
 
 
 def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:

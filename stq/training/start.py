@@ -14,8 +14,8 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from ..errors import InputError, nearest
-from ..results.schema import FILE_NAME, read_result
-from .identity import config_hash
+from ..results.config_hash import config_hash
+from ..results.schema import read_result
 from .network import build_backbone
 
 STARTS = ("scratch", "pretrained", "checkpoint", "float_baseline")
@@ -114,6 +114,5 @@ def float_baseline(cfg: DictConfig) -> Path:
     # only the first process of a data-parallel run takes the lock: the others train with it
     lock = FileLock(folder.with_suffix(".lock")) if rank_zero_only.rank == 0 else contextlib.nullcontext()
     with lock:
-        if not (folder / FILE_NAME).is_file() or read_result(folder)["status"] != "done":
-            train(float_cfg)
+        train(float_cfg)  # which returns at once where the run is done
     return folder

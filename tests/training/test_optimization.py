@@ -9,7 +9,7 @@ import stq
 import stq.models
 from stq.errors import InputError
 from stq.training.callbacks import ProgressiveBits, QuantizerProgress
-from stq.training.identity import config_hash
+from stq.results.config_hash import config_hash
 from stq.training.module import Classifier
 from stq.training.parameter_groups import parameter_groups
 
