@@ -34,7 +34,7 @@ def one_step(batch_slice, wrap):
 
 def process(rank, folder):
     rendezvous = f"file://{folder}/rendezvous"
-    dist.init_process_group("gloo", rendezvous, timeout=timedelta(seconds=120), rank=rank, world_size=2)
+    dist.init_process_group("gloo", rendezvous, timeout=timedelta(seconds=60), rank=rank, world_size=2)
     try:
         part = slice(0, SPLIT) if rank == 0 else slice(SPLIT, None)
         torch.save(one_step(part, DistributedDataParallel), folder / f"{rank}.pt")
@@ -43,10 +43,13 @@ def process(rank, folder):
 
 
 def test_running_thresholds_and_gradients_of_two_processes_are_those_of_the_whole_batch(tmp_path):
-    other = mp.get_context("spawn").Process(target=process, args=(1, tmp_path))
+    other = mp.get_context("spawn").Process(target=process, args=(1, tmp_path), daemon=True)
     other.start()
-    process(0, tmp_path)
-    other.join()
+    try:
+        process(0, tmp_path)
+        other.join(60)
+    finally:
+        other.kill()
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     whole = one_step(slice(None), lambda module: module)
     assert whole["threshold"].abs().min() > 0
