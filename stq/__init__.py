@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "calibrate": "calibration",
     "cost": "deploy.cost",
+    "export": "deploy.export",
     "freeze": "deploy.frozen",
     "quantize": "surgery",
     "quantized_layers": "surgery",

@@ -1,0 +1,21 @@
+"""``stq-export run=FOLDER format=onnx``: export a finished run as integers, and compare the file with the model."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from .config import application
+
+
+def _export(cfg: DictConfig) -> None:
+    from ..deploy.export_run import export_run
+    from ..training.quiet import quieten
+
+    quieten()
+    export_run(cfg.run, cfg.format, cfg.output, cfg.benchmark)
+
+
+main = application(_export, "export")
+
+if __name__ == "__main__":
+    main()

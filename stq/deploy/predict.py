@@ -1,0 +1,57 @@
+"""Runs an exported file with the means of its own world: ONNX Runtime, QONNX's executor, a compiled C program."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+
+
+def predict(path: Path, format: str, x: np.ndarray) -> np.ndarray:
+    """The predicted class of each sample of ``x`` (N, ...), float32, by the exported file at ``path``.
+
+    Raises InputError where what runs the format (onnxruntime, qonnx, gcc) is not installed.
+    """
+    try:
+        return {"onnx": _onnx, "qonnx": _qonnx, "packed": _packed, "c": _c}[format](path, x)
+    except ImportError as error:
+        raise InputError(f"running format='{format}' needs {error.name}: pip install 'stq[deploy]'") from error
+
+
+def _onnx(path: Path, x: np.ndarray) -> np.ndarray:
+    from .benchmark import session
+
+    return session(path).run(None, {"input": x})[0].argmax(-1)
+
+
+def _qonnx(path: Path, x: np.ndarray) -> np.ndarray:
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.core.onnx_exec import execute_onnx
+    from qonnx.transformation.infer_shapes import InferShapes
+
+    model = ModelWrapper(str(path)).transform(InferShapes())
+    return np.concatenate([execute_onnx(model, {"input": sample[None]})["output"].argmax(-1) for sample in x])
+
+
+def _packed(path: Path, x: np.ndarray) -> np.ndarray:
+    from .integer import run
+    from .packed import load_packed
+
+    return run(load_packed(path)[0], x).argmax(-1).numpy()
+
+
+def _c(path: Path, x: np.ndarray) -> np.ndarray:
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        raise InputError("running format='c' needs a C compiler, and no gcc or cc is installed")
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "program"
+        flags = ["-std=c99", "-Wall", "-Werror", "-O2"]
+        subprocess.run([compiler, *flags, str(path.with_suffix(".c")), "-o", str(program)], check=True)
+        done = subprocess.run([program], input=np.ascontiguousarray(x).tobytes(), capture_output=True, check=True)
+    return np.array(done.stdout.split(), dtype=np.int64)
