@@ -10,8 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..quantizers import FLOAT_BITS, ActivationQuantizer, WeightQuantizer
 from ..surgery import float_weight, input_quantizer, quantized_layers, quantizers, weight_quantizer
+from .memory import activation_peak
 
 _CONVOLUTIONS = (nn.modules.conv._ConvNd,)
 _FLOAT_BYTES = 4
@@ -46,6 +48,7 @@ class Cost:
     """Cost of one sample; every ``float_`` field is the same network in float32. MACs are the same for both.
 
     macs and bops count convolutions and linear layers; products of two activations (attention) are not among them.
+    activation_bytes is the peak of ``stq.deploy.memory``, None for a model whose order of operations cannot be traced.
     """
 
     macs: int
@@ -54,6 +57,8 @@ class Cost:
     size_bytes: int
     float_size_bytes: int
     parameters: int
+    activation_bytes: int | None
+    float_activation_bytes: int | None
     layers: tuple[LayerCost, ...]
 
     def __str__(self) -> str:
@@ -64,6 +69,8 @@ class Cost:
             ("bit operations", self.bops, self.float_bops),
         ]
         lines = [f"{'':24}{'deployed':>20}{'float32':>20}{'ratio':>8}"]
+        if self.activation_bytes is not None:
+            rows.append(("activation peak, bytes", self.activation_bytes, self.float_activation_bytes))
         for name, deployed, full in rows:
             lines.append(f"{name:24}{deployed:>20,}{full:>20,}{full / max(deployed, 1):>8.2f}")
         return "\n".join(lines)
@@ -101,6 +108,10 @@ def cost(model: nn.Module, input_size: Sequence[int]) -> Cost:
     """
     layers = tuple(_layer_costs(model, input_size))
     size = model_size(model)
+    try:
+        peak = activation_peak(model, input_size)
+    except InputError:
+        peak = None
     macs = sum(layer.macs for layer in layers)
     return Cost(
         macs=macs,
@@ -109,6 +120,8 @@ def cost(model: nn.Module, input_size: Sequence[int]) -> Cost:
         size_bytes=size.size_bytes,
         float_size_bytes=size.float_size_bytes,
         parameters=size.parameters,
+        activation_bytes=peak and peak.bytes,
+        float_activation_bytes=peak and peak.float_bytes,
         layers=layers,
     )
 
