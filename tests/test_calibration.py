@@ -93,6 +93,15 @@ def test_calibrating_twice_is_calibrating_once():
         assert torch.equal(mine, other)
 
 
+def test_weight_steps_follow_weights_that_changed_since_the_surgery():
+    model = stq.quantize(network(), "lsq")
+    layer = model[3]
+    step = layer.parametrizations.weight[0].raw_step.item()
+    layer.parametrizations.weight.original.data.mul_(10)
+    stq.calibrate(model, BATCH)
+    assert layer.parametrizations.weight[0].raw_step.item() == pytest.approx(10 * step)
+
+
 def test_a_batch_of_a_data_loader_is_inputs_and_targets():
     one, other = (stq.quantize(network(), "lsq") for _ in range(2))
     other.load_state_dict(one.state_dict())

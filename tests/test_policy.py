@@ -44,10 +44,13 @@ def test_first_and_last_can_stay_float_or_be_as_any_other():
     assert (as_any["head"].weight_bits, as_any["head"].method) == (3, "double_st")
 
 
-def test_timm_says_which_layers_are_first_and_last():
-    model = timm.create_model("resnet10t", num_classes=3)  # a deep stem: conv1.0 is first
+def test_timms_own_words_on_which_layers_are_first_and_last_come_before_their_order():
+    model = network()
+    model.pretrained_cfg = {"first_conv": "body.0", "classifier": ("body.2", "head")}
     found = {plan.path: plan.weight_bits for plan in Policy(weight_bits=2).plan(model)}
-    assert [path for path, b in found.items() if b == 8] == ["conv1.0", "fc"]
+    assert found == {"stem": 2, "body.0": 8, "body.1": 2, "body.2": 8, "head": 8}
+    headless = timm.create_model("resnet10t", num_classes=0)  # names a classifier that is not there
+    assert Policy(weight_bits=2).plan(headless)[-1].weight_bits == 8
 
 
 def test_weights_and_activations_each_on_their_own():

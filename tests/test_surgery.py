@@ -150,6 +150,9 @@ def test_a_checkpoint_restores_everything_without_calibration(method):
     with pytest.raises(RuntimeError, match="not calibrated"):
         fresh(x)
     fresh.load_state_dict(torch.load(file, weights_only=True))
+    restored = {**dict(fresh.named_parameters()), **dict(fresh.named_buffers())}
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        assert torch.equal(restored[name], value), name
     assert torch.equal(fresh.eval()(x), model.eval()(x))
     assert torch.equal(fresh.train()(x), model.train()(x))
     assert str(stq.summary(fresh)) == str(stq.summary(model))

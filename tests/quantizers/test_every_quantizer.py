@@ -155,7 +155,7 @@ def test_half_precision_in_and_out_is_computed_in_single_precision(method, dtype
 @pytest.mark.parametrize("method", METHODS)
 def test_autocast_changes_no_code(method):
     x = inputs(signed=False)
-    quantizer = trained(method, 4, False, x).float()
+    quantizer = trained(method, 8, False, x).float()
     x = x.float()
     expected = quantizer(x)
     with torch.autocast("cpu", torch.bfloat16):
