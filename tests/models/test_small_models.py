@@ -6,7 +6,8 @@ import pytest
 import timm
 import torch
 
-import stq.models  # noqa: F401  (registers them)
+import stq
+import stq.models
 
 
 def parameters(model) -> int:
@@ -36,3 +37,15 @@ def test_shapes_and_gradients(name, size, channels):
     logits.sum().backward()
     assert all(p.grad is not None for p in model.parameters())
     assert {"resnet8", "resnet20", "vgg_small"} <= set(timm.list_models("*"))
+
+
+def test_reactnet_is_the_size_of_its_paper_and_becomes_binary():
+    model = timm.create_model("reactnet")
+    # arXiv 2003.03488 counts 29.3 M parameters for ReActNet-A
+    assert 29.0e6 < parameters(model) < 29.6e6
+    small = timm.create_model("reactnet", width=4, num_classes=3)
+    stq.quantize(small, "double_st", weight_bits=1, activation_bits=1, first_last_bits=32)
+    x = torch.randn(2, 3, 32, 32)
+    rows = stq.calibrate(small, x)
+    assert {(r.weight_bits, r.activation_bits, r.input) for r in rows} == {(1, 1, "signed"), (32, 32, "float")}
+    assert small(x).shape == (2, 3)
