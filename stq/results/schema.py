@@ -1,8 +1,8 @@
 """``result.json``, the record of one run, and its schema.
 
-A run folder holds ``.hydra/`` and ``config.yaml`` (the composed configuration), ``metrics.csv``, ``checkpoints/best.ckpt``
-and ``last.ckpt``, and ``result.json``: one flat JSON object with the keys of ``KEYS``. Accuracies are in percent,
-sizes in bytes, times in seconds. ``schema_version`` grows when a key changes its meaning; keys may be added without it.
+A run folder holds ``config.yaml`` (composed), ``metrics.csv``, ``codes.json``, ``checkpoints/best.ckpt``
+and ``last.ckpt``, and ``result.json``: one flat JSON object with the keys of ``KEYS``. Accuracies are in percent, sizes
+in bytes, times in seconds. ``schema_version`` grows when a key changes its meaning; keys may be added without that.
 """
 
 from __future__ import annotations

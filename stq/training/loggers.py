@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
@@ -37,10 +40,11 @@ def _wandb(cfg: DictConfig, folder: Path) -> WandbLogger:
     import wandb
 
     online = bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
+    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     mode = cfg.logger.mode or ("online" if online else "offline")
     return WandbLogger(
         project=cfg.logger.project,
-        group=cfg.logger.group,
+        group=cfg.logger.group or (cfg.sweep_name if in_sweep else None),
         job_type="float" if cfg.quantizer.method == "none" else cfg.quantizer.method,
         name=folder.name,
         tags=list(cfg.tags),
@@ -51,8 +55,18 @@ def _wandb(cfg: DictConfig, folder: Path) -> WandbLogger:
     )
 
 
-def close_loggers(failed: bool) -> None:
-    """End the wandb run of this job, so that the next job of a sweep does not go on in it."""
+def close_loggers(folder: Path, result: dict[str, Any]) -> None:
+    """End the wandb run of this job, so that the next job of a sweep does not go on in it.
+
+    Its summary gets the numbers of the result, its artifact the run folder's small files.
+    """
     wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
-        wandb.finish(exit_code=int(failed))
+    if wandb is None or wandb.run is None:
+        return
+    wandb.run.summary.update({key: value for key, value in result.items() if isinstance(value, int | float | str)})
+    artifact = wandb.Artifact(f"run-{result['config_hash']}", type="result")
+    for name in ("result.json", "config.yaml", "codes.json", "metrics.csv"):
+        if (folder / name).is_file():
+            artifact.add_file(str(folder / name))
+    wandb.run.log_artifact(artifact)
+    wandb.finish(exit_code=int(result["status"] != "done"))

@@ -49,16 +49,16 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     facts = _facts(cfg, identity, started)
-    failed = True
+    result = facts
     try:
         result = facts | _train(cfg, folder)
-        failed = False
     except Exception as error:
-        _write(folder, facts | {"error": _sentence(error)})
+        result = facts | {"error": _sentence(error)}
         raise
-    finally:
-        close_loggers(failed)
-    _write(folder, result)
+    finally:  # an interrupted run leaves no result: it goes on later
+        if result is not facts:
+            _write(folder, result)
+        close_loggers(folder, result)
     return result
 
 

@@ -8,8 +8,8 @@ import torch
 import stq
 import stq.models
 from stq.errors import InputError
-from stq.training.callbacks import ProgressiveBits, QuantizerProgress
 from stq.results.config_hash import config_hash
+from stq.training.callbacks import ProgressiveBits, QuantizerProgress
 from stq.training.module import Classifier
 from stq.training.parameter_groups import parameter_groups
 
