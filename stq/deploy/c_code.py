@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .integer import run
+from .integer import shapes
 from .network import INTEGER_LAYERS, Network, Node
 from .thresholds import fuse
 
@@ -98,8 +98,7 @@ class _Writer:
 
     def __init__(self, network: Network, input_size: tuple[int, ...]):
         self.network, self.users = network, network.users()
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        run(network, np.zeros((1, *input_size)), lambda node, value: self.shapes.update({node.name: value.shape}))
+        self.shapes = shapes(network, input_size)
         self.arrays: list[str] = []
         self.buffers: list[tuple[str, int]] = []  # (type, elements)
         self.places: dict[str, str] = {}  # node -> C name

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError, nearest
 from .frozen import freeze
-from .integer import run
+from .integer import shapes
 from .network import Network
 
 SUFFIXES = {"onnx": ".onnx", "qonnx": ".qonnx.onnx", "packed": ".safetensors", "c": ".h"}
@@ -26,12 +26,7 @@ def export(model: nn.Module | Network, example_input: Tensor, path: str | Path, 
     writer = _writer(format)
     network = model if isinstance(model, Network) else freeze(model)
     size = tuple(example_input.shape[1:])
-    try:
-        run(network, example_input[:1].detach().cpu().float())
-    except (RuntimeError, IndexError, ValueError) as error:
-        raise InputError(
-            f"the network does not take an input of shape {tuple(example_input.shape)}: {error}"
-        ) from error
+    shapes(network, size)
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..surgery import float_weight, input_quantizer, quantizers, weight_quantizer
 from .fold import fold
-from .network import INTEGER_LAYERS, Network, Node, accumulator_bound
+from .network import INTEGER_LAYERS, Network, Node
 from .trace import Step, trace
 
 _INT32_MAX = 2**31 - 1
@@ -33,7 +33,7 @@ def freeze(model: nn.Module, quantized: bool = True) -> Network:
         nodes += _layer(step, quantized) if isinstance(step, Step) else [step]
     network = fold(Network(tuple(nodes)))
     for layer in network.of(*INTEGER_LAYERS):
-        if accumulator_bound(network, layer) > _INT32_MAX:
+        if network.bounds[layer.name] > _INT32_MAX:
             raise InputError(f"'{layer.name}' cannot be frozen: its sums overflow a 32-bit accumulator")
     return network
 

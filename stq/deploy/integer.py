@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from .network import Network, Node, accumulator_bound
+from ..errors import InputError
+from .network import Network, Node
 
 _EXACT_FLOAT32 = 2**24  # integers up to here, and so all partial sums of them, are exact in float32
 
@@ -50,6 +52,23 @@ def run(
     return values[network.output]
 
 
+def shapes(network: Network, input_size: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """The shape of each node's value for one sample, (1, ...), without computing any.
+
+    Raises InputError naming the first node that does not fit the sizes before it.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        try:
+            run(network, torch.zeros(1, *input_size), lambda node, value: found.update({node.name: tuple(value.shape)}))
+        except (RuntimeError, IndexError, ValueError, TypeError) as error:
+            node = network.nodes[len(found)]
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            message = f"'{node.name}' ({node.op}) does not fit an input of size {tuple(input_size)}: {reason[0]}"
+            raise InputError(message) from error
+    return found
+
+
 def evaluate(network: Network, node: Node, inputs: list[Tensor]) -> Tensor:
     """One operation."""
     if node.op in ELEMENTWISE:
@@ -66,7 +85,7 @@ def accumulate(network: Network, layer: Node, codes: Tensor) -> Tensor:
     torch has no integer convolution on the CPU. A float convolution of integers is the same integer as long as every
     partial sum is representable, which decides between float32 and float64 here.
     """
-    dtype = torch.float32 if accumulator_bound(network, layer) < _EXACT_FLOAT32 else torch.float64
+    dtype = torch.float32 if network.bounds[layer.name] < _EXACT_FLOAT32 else torch.float64
     operand = (layer["code_gain"] * codes + layer["code_offset"]).to(dtype)
     return _apply(layer, operand, torch.from_numpy(layer.arrays["weight"]).to(dtype)).to(torch.int32)
 
@@ -107,7 +126,7 @@ def _quantize(node: Node, x: Tensor) -> Tensor:
         torch.from_numpy(array).reshape(-1, *(1,) * (-node["axis"] - 1)) if array.ndim else torch.from_numpy(array)
         for array in (node.arrays["gain"], node.arrays["shift"])
     )
-    if torch.isnan(x).any():
+    if not isinstance(x, FakeTensor) and torch.isnan(x).any():  # shapes alone have no values to look at
         raise ValueError(f"the input of '{node.name}' holds NaN, which has no integer code")
     return torch.clamp(gain * x - shift, node["low"], node["high"]).round().to(torch.int32)
 

@@ -6,13 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from torch import nn
 
 from ..quantizers import FLOAT_BITS
 from ..surgery import input_quantizer, quantized_layers
 from .frozen import freeze
-from .integer import ELEMENTWISE, run
+from .integer import ELEMENTWISE, shapes
 from .network import Network, Node
 
 _IN_PLACE = (*ELEMENTWISE, "clip", "affine", "prelu", "add", "mul", "flatten")
@@ -34,12 +33,7 @@ def activation_peak(model: nn.Module, input_size: Sequence[int]) -> ActivationPe
     are made beside it while that layer runs. Raises InputError for a model that ``freeze`` cannot follow.
     """
     network = freeze(model, quantized=False)
-    elements: dict[str, int] = {}
-    run(
-        network,
-        np.zeros((1, *input_size)),
-        lambda node, value: elements.update({node.name: math.prod(value.shape[1:])}),
-    )
+    elements = {name: math.prod(shape) for name, shape in shapes(network, input_size).items()}
     bits = {path: input_quantizer(layer).bits for path, layer in quantized_layers(model) if input_quantizer(layer)}
     return ActivationPeak(_peak(network, elements, bits), _peak(network, elements, {}))
 

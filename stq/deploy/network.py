@@ -33,9 +33,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+
+INTEGER_LAYERS = ("conv", "linear")
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,16 @@ class Network:
         return next(node.name for node in self.nodes if node.op == "input")
 
     def __getitem__(self, name: str) -> Node:
-        return self.by_name()[name]
+        return self._by_name[name]
 
-    def by_name(self) -> dict[str, Node]:
-        """Every node under its name."""
+    @cached_property
+    def _by_name(self) -> dict[str, Node]:
         return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def bounds(self) -> dict[str, int]:
+        """The largest magnitude any partial sum of each integer layer can reach."""
+        return {layer.name: _bound(self, layer) for layer in self.of(*INTEGER_LAYERS)}
 
     def users(self) -> dict[str, list[Node]]:
         """The nodes that read each node."""
@@ -92,9 +100,6 @@ class Network:
         return (node for node in self.nodes if node.op in ops)
 
 
-INTEGER_LAYERS = ("conv", "linear")
-
-
 def operand_limits(network: Network, layer: Node) -> tuple[int, int]:
     """Least and largest integer an integer layer multiplies its weights with; 0 is among them where it pads."""
     quantize = network[layer.inputs[0]]
@@ -104,8 +109,7 @@ def operand_limits(network: Network, layer: Node) -> tuple[int, int]:
     return (min(0, *ends), max(0, *ends)) if any(layer.attributes.get("pads", ())) else (min(ends), max(ends))
 
 
-def accumulator_bound(network: Network, layer: Node) -> int:
-    """The largest magnitude any partial sum of an integer layer can reach."""
+def _bound(network: Network, layer: Node) -> int:
     weights = layer.arrays["weight"].astype(np.int64).reshape(len(layer.arrays["weight"]), -1)
     ends = np.stack([weights * end for end in operand_limits(network, layer)])
     most = np.maximum(ends.max(0), 0).sum(1).max(initial=0)

@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..errors import InputError
-from .integer import run
+from .integer import shapes
 from .network import Network, Node
 
 OPSET = 21
@@ -22,8 +22,7 @@ class GraphWriter:
 
     def __init__(self, network: Network, input_size: tuple[int, ...]):
         self.network, self.users, self.input_size = network, network.users(), input_size
-        self.shapes: dict[str, tuple[int, ...]] = {}  # of each node's value for one sample
-        run(network, np.zeros((1, *input_size)), lambda node, value: self.shapes.update({node.name: value.shape}))
+        self.shapes = shapes(network, input_size)
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
         self.tensors: dict[str, str] = {}  # node name -> tensor name

@@ -21,10 +21,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .network import INTEGER_LAYERS, Network, Node, accumulator_bound
+from .integer import shapes
+from .network import INTEGER_LAYERS, Network, Node
 
 FORMAT, VERSION = "stq-packed", 1
 _MOST = 2**24  # elements of an input; sizes, strides and pads are far below
+_MOST_VALUES = 2**28  # elements of any value
 
 
 def pack(codes: np.ndarray, bits: int, low: int, stride: int) -> np.ndarray:
@@ -98,8 +100,10 @@ def _read(header: Any, tensors: dict[str, np.ndarray]) -> tuple[Network, tuple[i
     if sum(node.op == "input" for node in network.nodes) != 1:
         raise ValueError("it has not exactly one input")
     for layer in network.of(*INTEGER_LAYERS):
-        if accumulator_bound(network, layer) >= 2**31:
+        if network.bounds[layer.name] >= 2**31:
             raise ValueError(f"the sums of '{layer.name}' overflow 32 bits")
+    if max(math.prod(shape) for shape in shapes(network, size).values()) > _MOST_VALUES:
+        raise ValueError("its values are too large")
     return network, tuple(size)
 
 
@@ -107,7 +111,7 @@ def _node(entry: Any, before: dict[str, Node], tensors: dict[str, np.ndarray]) -
     kinds = (str, str, list, dict, dict)
     if not isinstance(entry, list) or [type(v) for v in entry] != list(kinds):
         raise ValueError("a node is not [name, op, inputs, attributes, arrays]")
-    name, op, inputs, attributes, shapes = entry
+    name, op, inputs, attributes, declared = entry
     if name in before or op not in _SCHEMA:
         raise ValueError(f"node '{name}' is there twice" if name in before else f"'{op}' is not an operation")
     count, wanted, arrays_wanted = _SCHEMA[op]
@@ -118,10 +122,10 @@ def _node(entry: Any, before: dict[str, Node], tensors: dict[str, np.ndarray]) -
     if set(attributes) != set(wanted) or not all(check(attributes[key]) for key, check in wanted.items()):
         raise ValueError(f"the attributes of node '{name}' ({op}) are not those of a {op}")
     optional = {"offset_multiplier"} if op in INTEGER_LAYERS else set()
-    if not set(arrays_wanted) <= set(shapes) <= set(arrays_wanted) | optional:
+    if not set(arrays_wanted) <= set(declared) <= set(arrays_wanted) | optional:
         raise ValueError(f"the arrays of node '{name}' ({op}) are not those of a {op}")
     arrays = {}
-    for key, shape in shapes.items():
+    for key, shape in declared.items():
         if not isinstance(shape, list) or not all(_whole(n) and 0 < n <= _MOST for n in shape):
             raise ValueError(f"array '{key}' of node '{name}' has no proper shape")
         if (tensor := tensors.pop(f"{name}/{key}", None)) is None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import InputError
 from .integer import real_output
-from .network import INTEGER_LAYERS, Network, Node, accumulator_bound
+from .network import INTEGER_LAYERS, Network, Node
 from .onnx_graph import GraphWriter, geometry
 from .thresholds import fuse, real_thresholds
 
@@ -26,7 +26,7 @@ _LAYOUTS = {(2, -1): "NC", (3, -2): "NCW", (3, -1): "NWC", (4, -3): "NCHW", (4, 
 def export_qonnx(network: Network, input_size: tuple[int, ...], path: Path, batch: int = 1) -> Path:
     """Write ``network`` for inputs (batch, *input_size), a fixed shape as FPGA flows want it."""
     for layer in network.of(*INTEGER_LAYERS):
-        if accumulator_bound(network, layer) >= _EXACT_FLOAT32:
+        if network.bounds[layer.name] >= _EXACT_FLOAT32:
             raise InputError(
                 f"'{layer.name}' has no QONNX form: its integer sums can exceed 2^24, which QONNX "
                 "cannot hold exactly in its float32 tensors; use fewer bits in this layer"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .integer import evaluate, real_output
-from .network import INTEGER_LAYERS, Network, Node, accumulator_bound
+from .network import INTEGER_LAYERS, Network, Node
 
 CURVED = ("sigmoid", "tanh", "hardsigmoid")
 MONOTONE = ("relu", "clip", *CURVED)
@@ -96,7 +96,7 @@ def _threshold(network: Network, layer: Node, functions: list[Node], quantize: N
             value = evaluate(network, node, [value])
         return value.reshape(levels, channels)
 
-    bound = accumulator_bound(network, layer) + 1
+    bound = network.bounds[layer.name] + 1
     thresholds = first_codes(code, quantize, channels, -bound, bound).numpy()
     thresholds = np.where(thresholds >= bound, _NEVER, thresholds).astype(np.int32)
     attributes = {key: quantize[key] for key in ("bits", "low", "high")}
