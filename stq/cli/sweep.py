@@ -30,7 +30,9 @@ class SweepStart(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         for report in folder.glob("*.json"):
             report.unlink()
-        os.environ.update({_FOLDER: str(folder), _TOTAL: str(_count_jobs(config)), _START: str(time.time())})
+        total = _count_jobs(config)
+        print(f"{total or 'a search of'} jobs, run folders in {config.hydra.sweep.dir}", flush=True)
+        os.environ.update({_FOLDER: str(folder), _TOTAL: str(total), _START: str(time.time())})
 
 
 def _count_jobs(config: DictConfig) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -19,6 +20,7 @@ def _train(cfg: DictConfig) -> float:
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     if sweep:
         cfg.trainer.enable_progress_bar = False  # a sweep has one line a job
+        logging.getLogger("stq").setLevel(logging.WARNING)
         done = finished_result(Path(cfg.paths.output_dir), config_hash(cfg))
         if done is not None:  # found before the slow imports, so that a finished sweep takes seconds
             return done["val_top1"]
