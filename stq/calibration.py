@@ -22,9 +22,9 @@ def calibrate(model: nn.Module, batch: Tensor | Sequence[Tensor]) -> Summary:
 
     batch: the model's input, or a sequence whose first item it is (a batch of a data loader). Each layer is calibrated
     on inputs that come through the already quantized layers before it. A layer's input is taken to be signed if the
-    batch holds a negative value, unless the policy says otherwise; the choice is logged and stands in the summary.
-    Batch norms whose running statistics are untouched use the statistics of the batch; nothing else of the model
-    changes. Raises ValueError for a batch with NaN, or a model without quantizers.
+    batch holds a negative value, unless the policy says otherwise; the summary says which it was.
+    Batch norms use the statistics of the batch, as they will in training; their running statistics and all else of the
+    model stay as they are. Raises ValueError for a batch with NaN, or a model without quantizers.
     """
     inputs = batch if isinstance(batch, Tensor) else batch[0]
     layers = list(quantized_layers(model))
@@ -42,7 +42,7 @@ def calibrate(model: nn.Module, batch: Tensor | Sequence[Tensor]) -> Summary:
             hook = _calibration_hook(path, seen)
             handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True, prepend=True))
     try:
-        with _evaluating(model):
+        with _as_training_sees(model, len(inputs)):
             model(inputs.to(parameter.device))
     finally:
         for handle in handles:
@@ -69,24 +69,24 @@ def _calibration_hook(path: str, seen: set[str]):
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, except that untrained batch norms use the batch; every mode and statistic is put back."""
+def _as_training_sees(model: nn.Module, samples: int) -> Iterator[None]:
+    """Evaluation mode, but batch norms use the batch; every mode and statistic is put back.
+
+    With running statistics, a weight quantizer that changes the size of the weights (DoReFa's do) would blow up the
+    activations from layer to layer, and the steps with them, while training normalises them away.
+    """
     modes = {module: module.training for module in model.modules()}
     model.eval()
-    untouched = [module for module in modes if isinstance(module, nn.modules.batchnorm._BatchNorm) and _fresh(module)]
-    kept = [(module.momentum, module.num_batches_tracked.clone()) for module in untouched]
-    for module in untouched:
-        module.train()
-        module.momentum = 0.0
+    norms = [module for module in modes if isinstance(module, nn.modules.batchnorm._BatchNorm)] if samples > 1 else []
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None
     try:
         yield
     finally:
-        for module, (momentum, batches) in zip(untouched, kept, strict=True):
-            module.momentum = momentum
-            module.num_batches_tracked.copy_(batches)
+        for norm, (momentum, batches) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches
         for module, mode in modes.items():
             module.training = mode
-
-
-def _fresh(norm: nn.Module) -> bool:
-    return norm.track_running_stats and bool((norm.running_mean == 0).all() and (norm.running_var == 1).all())

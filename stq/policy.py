@@ -10,6 +10,7 @@ from typing import Any
 
 from timm.layers import std_conv
 from torch import nn
+from torch.nn.utils import parametrize
 
 from .errors import nearest
 from .quantizers import FLOAT_BITS, check_bits, get_method, get_weight_quantizer
@@ -112,14 +113,20 @@ def quantizable_layers(model: nn.Module) -> list[str]:
     for path, module in model.named_modules():
         if not isinstance(module, QUANTIZED_TYPES):
             continue
-        if isinstance(module, _STANDARDIZED) or (inside_attention and path.startswith(inside_attention)):
+        parametrized = parametrize.is_parametrized(module, "weight")
+        if (
+            isinstance(module, _STANDARDIZED)
+            or parametrized
+            or (inside_attention and path.startswith(inside_attention))
+        ):
             refused.append(path)
         else:
             paths.append(path)
     if refused:
         warnings.warn(
             f"{len(refused)} layers stay in float, because their module does not use its weight and input as they are "
-            f"(standardized weights, nn.MultiheadAttention): {', '.join(refused[:3])}{', ...' * (len(refused) > 3)}",
+            "(standardized or parametrized weights, nn.MultiheadAttention): "
+            f"{', '.join(refused[:3])}{', ...' * (len(refused) > 3)}",
             stacklevel=2,
         )
     if not paths:

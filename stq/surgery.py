@@ -7,12 +7,14 @@ quantizer.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
 from torch.nn.utils import parametrize
 
+from .errors import nearest
 from .policy import LayerPlan, Policy
 from .quantizers import (
     FLOAT_BITS,
@@ -45,8 +47,6 @@ def quantize(
         raise ValueError("the model is quantized already: build a new one, or change its bits with stq.set_bits")
     unknown = set(policy) - set(Policy.__dataclass_fields__)
     if unknown:
-        from .errors import nearest
-
         name = sorted(unknown)[0]
         raise ValueError(f"quantize has no argument '{name}'{nearest(name, Policy.__dataclass_fields__)}")
     rules = Policy(method=method, **policy)
@@ -84,10 +84,11 @@ def _weight_quantizer(layer: nn.Module, plan: LayerPlan, settings: Mapping | Non
 
 
 def _build(cls: type, name: str, common: Mapping, settings: Mapping | None) -> nn.Module:
-    try:
-        return cls(**common, **(settings or {}))
-    except TypeError as error:
-        raise ValueError(f"quantizer '{name}' does not take these settings: {error}") from error
+    known = {key for base in cls.__mro__ for key in inspect.signature(base.__init__).parameters} - {"self", "args"}
+    for key in settings or {}:
+        if key not in known:
+            raise ValueError(f"quantizer '{name}' has no setting '{key}'{nearest(key, known - set(common))}")
+    return cls(**common, **(settings or {}))
 
 
 def _attach(layer: nn.Module, activations: ActivationQuantizer | None, weights: WeightQuantizer | None) -> None:

@@ -52,18 +52,38 @@ def test_each_layer_is_calibrated_on_what_the_quantized_layers_before_it_give():
     model = stq.quantize(network(), "lsq", activation_bits=2, weight_bits=2)
     stq.calibrate(model, BATCH)
     model.eval()
-    model[1].train()  # untouched statistics: calibration used those of the batch
+    model[1].train()  # calibration used the statistics of the batch
     x = model[:3](BATCH)
     assert torch.isclose(model[3].input_quantizer.raw_step, 2 * x.mean() / 3**0.5, rtol=1e-4)
 
 
-def test_trained_batch_norms_calibrate_in_evaluation():
+def test_batch_norms_use_the_batch_whatever_their_running_statistics():
     model = network()
     model[1].running_mean.fill_(-4.0)
     stq.quantize(model, "lsq")
     stq.calibrate(model, BATCH)
-    x = model.eval()[:3](BATCH)
+    x = model.train()[:3](BATCH)  # as training sees it
     assert torch.isclose(model[3].input_quantizer.raw_step, 2 * x.mean() / 7**0.5, rtol=1e-4)
+
+
+def test_one_sample_has_no_statistics_so_batch_norms_use_their_own():
+    model = network()
+    model[1].running_mean.fill_(-4.0)
+    stq.quantize(model, "lsq")
+    stq.calibrate(model, BATCH[:1])
+    x = model.eval()[:3](BATCH[:1])
+    assert torch.isclose(model[3].input_quantizer.raw_step, 2 * x.mean() / 7**0.5, rtol=1e-4)
+
+
+def test_weights_that_grow_by_quantization_do_not_blow_up_the_steps_of_later_layers():
+    model = network()
+    with torch.no_grad():
+        for layer in (model[0], model[3], model[6]):
+            layer.weight *= 0.01 / layer.weight.std()
+    stq.quantize(model, "pact", weight_method="dorefa", first_last_bits=None)  # DoReFa's weights reach up to 1
+    stq.calibrate(model, BATCH)
+    x = model.train()[:3](BATCH)
+    assert model[3].input_quantizer.raw_clip <= x.max()
 
 
 @pytest.mark.parametrize("training", [False, True])

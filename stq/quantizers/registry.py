@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -57,7 +58,10 @@ _weights = _Table("weight quantizer")
 def _load_entry_points() -> None:
     """Import what other installed packages offer; importing is enough, because their decorators register."""
     for point in entry_points(group=ENTRY_POINT_GROUP):
-        point.load()
+        try:
+            point.load()
+        except Exception as error:  # somebody else's package must not take ours down
+            warnings.warn(f"the quantizers of {point.value} are not available: {error}", stacklevel=4)
 
 
 def register_quantizer(name: str, weights: str = "lsq") -> Callable[[type], type]:
