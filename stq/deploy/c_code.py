@@ -34,22 +34,32 @@ _HEAD = """\
 #define OUTPUTS {outputs}
 
 /* round half to even of a number whose magnitude is below 2^22 */
-static float stq_round(float v)
+static inline float stq_round(float v)
 {{
     volatile float shifted = v + 12582912.0f;
     return shifted - 12582912.0f;
 }}
 
-static int stq_code(float x, float gain, float shift, int low, int high)
+/* a product and a sum, each rounded: the argument keeps compilers from fusing them */
+static inline float stq_sum(volatile float product, float term)
 {{
-    volatile float product = gain * x; /* so that no compiler fuses it with the subtraction */
-    float v = product - shift;
+    return product + term;
+}}
+
+static inline float stq_real(int32_t acc, float multiplier, float bias)
+{{
+    return stq_sum(multiplier * (float)acc, bias);
+}}
+
+static inline int stq_code(float x, float gain, float shift, int low, int high)
+{{
+    float v = stq_sum(gain * x, -shift);
     v = v < (float)low ? (float)low : (v > (float)high ? (float)high : v);
     return (int)stq_round(v);
 }}
 
 /* how many of count ascending thresholds are at most acc */
-static int stq_steps(int32_t acc, const int32_t *thresholds, int count)
+static inline int stq_steps(int32_t acc, const int32_t *thresholds, int count)
 {{
     int low = 0, high = count;
     while (low < high) {{
@@ -193,8 +203,8 @@ class _Writer:
     def _constant(self, node: Node, key: str, array: np.ndarray, kind: str) -> str:
         name = re.sub(r"\W", "_", f"{node.name}_{key}")
         name = f"a{len(self.arrays)}_{name}"
-        if kind in ("float", "double"):
-            shown = [_real(v, kind) for v in array.reshape(-1)]
+        if kind == "float":
+            shown = [_real(v) for v in array.reshape(-1)]
         else:
             shown = [str(int(v)) for v in array.reshape(-1)]
         rows = [", ".join(shown[i : i + 16]) for i in range(0, len(shown), 16)]
@@ -216,11 +226,12 @@ class _Writer:
         return self._sums(layer, f"{self.places[node.name]}[at] = ({kind})({gain} * {steps} + {base});")
 
     def _layer(self, layer: Node) -> str:
-        multiplier, bias = (self._constant(layer, k, layer.arrays[k], "double") for k in ("multiplier", "bias"))
-        value = f"{multiplier}[o] * acc + {bias}[o]"
+        multiplier, bias = (self._constant(layer, k, layer.arrays[k], "float") for k in ("multiplier", "bias"))
+        value = f"stq_real(acc, {multiplier}[o], {bias}[o])"
         if "offset_multiplier" in layer.arrays:
-            value += f" + {self._constant(layer, 'offset', layer.arrays['offset_multiplier'], 'double')}[o] * seen"
-        return self._sums(layer, f"{self.places[layer.name]}[at] = (float)({value});")
+            offset = self._constant(layer, "offset", layer.arrays["offset_multiplier"], "float")
+            value = f"stq_real(acc, {multiplier}[o], stq_real(seen, {offset}[o], {bias}[o]))"
+        return self._sums(layer, f"{self.places[layer.name]}[at] = {value};")
 
     _conv = _linear = _layer
 
@@ -303,7 +314,7 @@ for (int z = 0; z < {columns}; z++) {{
         return self._map(node, "v > 0.0f ? v : 0.0f")
 
     def _clip(self, node: Node) -> str:
-        low, high = (_real(node[key], "float") for key in ("low", "high"))
+        low, high = (_real(node[key]) for key in ("low", "high"))
         return self._map(node, f"v < {low} ? {low} : (v > {high} ? {high} : v)")
 
     def _prelu(self, node: Node) -> str:
@@ -312,8 +323,8 @@ for (int z = 0; z < {columns}; z++) {{
         return self._map(node, f"v > 0.0f ? v : v * {name}[{'c' if slope.size > 1 else '0'}]")
 
     def _affine(self, node: Node) -> str:
-        multiplier, bias = (self._constant(node, k, node.arrays[k], "double") for k in ("multiplier", "bias"))
-        return self._map(node, f"(float)({multiplier}[c] * v + {bias}[c])")
+        multiplier, bias = (self._constant(node, k, node.arrays[k], "float") for k in ("multiplier", "bias"))
+        return self._map(node, f"stq_sum(v * {multiplier}[c], {bias}[c])")
 
     def _add(self, node: Node) -> str:
         if self.shape(node.inputs[0]) != self.shape(node.inputs[1]):
@@ -413,10 +424,9 @@ def _indent(text: str) -> str:
     return "".join(f"    {line}\n" if line.strip() else "" for line in text.splitlines())
 
 
-def _real(value: float, kind: str) -> str:
-    """A C literal that is exactly the number."""
-    shown = float(np.float32(value)) if kind == "float" else float(value)
-    text = repr(shown)
+def _real(value: float) -> str:
+    """A C literal that is exactly the float32 number."""
+    text = repr(float(np.float32(value)))
     if text in ("inf", "-inf", "nan"):
         raise InputError("a constant of the network is not a finite number")
-    return text + ("f" if kind == "float" else "") if any(ch in text for ch in ".e") else f"{text}.0"
+    return f"{text}f"

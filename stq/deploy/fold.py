@@ -10,8 +10,20 @@ from .network import INTEGER_LAYERS, Network, Node
 
 
 def fold(network: Network) -> Network:
-    """The same function with fewer nodes; all folding is done in float64."""
-    return _offset_into_bias(_affine_into_layer(network))
+    """The same function with fewer nodes; folding is done in float64 and rounded once, to float32."""
+    return _single_precision(_offset_into_bias(_affine_into_layer(network)))
+
+
+def _single_precision(network: Network) -> Network:
+    """What is deployed is float32, so that every export computes the same numbers."""
+    return Network(
+        tuple(
+            replace(
+                node, arrays={k: a.astype(np.float32) if a.dtype == np.float64 else a for k, a in node.arrays.items()}
+            )
+            for node in network.nodes
+        )
+    )
 
 
 def _affine_into_layer(network: Network) -> Network:

@@ -1,4 +1,4 @@
-"""Reference inference of a frozen network: integer codes, 32-bit accumulation, one rounding to float a layer."""
+"""Reference inference of a frozen network: integer codes, 32-bit accumulation, float32 where numbers are real."""
 
 from __future__ import annotations
 
@@ -91,14 +91,13 @@ def accumulate(network: Network, layer: Node, codes: Tensor) -> Tensor:
 
 
 def real_output(layer: Node, accumulator: Tensor, codes: Tensor | None = None) -> Tensor:
-    """``multiplier * acc + bias``, computed in float64 and rounded once to float32; ``codes`` for the padding's map."""
+    """``multiplier * acc + bias`` in float32, as every export computes it; ``codes``: the input, for its shape."""
     multiplier, bias = (per_channel(layer, key, accumulator.dim()) for key in ("multiplier", "bias"))
-    output = multiplier * accumulator.double() + bias
     if "offset_multiplier" in layer.arrays:
-        valid = torch.ones_like(codes[:1], dtype=torch.float64)
-        weights = _apply(layer, valid, torch.from_numpy(layer.arrays["weight"]).double())
-        output = output + per_channel(layer, "offset_multiplier", accumulator.dim()) * weights
-    return output.float()
+        valid = torch.ones_like(codes[:1], dtype=torch.float32)
+        weights = _apply(layer, valid, torch.from_numpy(layer.arrays["weight"]).float())
+        bias = per_channel(layer, "offset_multiplier", accumulator.dim()) * weights + bias
+    return multiplier * accumulator.float() + bias
 
 
 def per_channel(layer: Node, key: str, dims: int) -> Tensor:
@@ -149,7 +148,7 @@ def _float_layer(node: Node, x: Tensor) -> Tensor:
 def _affine(node: Node, x: Tensor) -> Tensor:
     shape = (-1, *(1,) * (x.dim() - 2))
     multiplier, bias = (torch.from_numpy(node.arrays[key]).reshape(shape) for key in ("multiplier", "bias"))
-    return (x.double() * multiplier + bias).float()
+    return x * multiplier + bias
 
 
 def _max_pool(node: Node, x: Tensor) -> Tensor:

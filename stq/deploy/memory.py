@@ -28,9 +28,10 @@ class ActivationPeak:
 def activation_peak(model: nn.Module, input_size: Sequence[int]) -> ActivationPeak:
     """The peak over all operations of ``model``, run in order, for one sample.
 
-    Element-by-element operations work in place. A value that only quantized layers read is stored as their codes, at
-    their bits (once for each of them); any other value takes 4 bytes an element, and the codes of a quantized layer
-    are made beside it while that layer runs. Raises InputError for a model that ``freeze`` cannot follow.
+    Element-by-element operations work in place, as each element of a layer's output is made. A value that only
+    quantized layers read is stored as their codes, at their bits (once for each of them); any other value takes 4
+    bytes an element, and the codes of a quantized layer are made beside it while that layer runs. Raises InputError
+    for a model that ``freeze`` cannot follow.
     """
     network = freeze(model, quantized=False)
     elements = {name: math.prod(shape) for name, shape in shapes(network, input_size).items()}

@@ -9,7 +9,8 @@ Operations of ``Node.op``, their attributes and their arrays:
                                    | weight multiplier bias (offset_multiplier)
     linear      as conv, without the geometry
         integer accumulator  acc = sum over weight * (code_gain * code + code_offset); padding adds nothing to it
-        real output          multiplier[o] * acc + bias[o] (+ offset_multiplier[o] * sum of the weights on valid inputs)
+        real output          multiplier[o] * acc + bias[o], or where there is an offset_multiplier
+                             multiplier[o] * acc + (offset_multiplier[o] * sum of the weights on valid inputs + bias[o])
     float_conv, float_linear       | weight bias               the same in float32
     affine                         | multiplier bias           per channel; batch norm that no layer took up
     relu silu sigmoid hardswish hardsigmoid gelu tanh          element by element

@@ -143,9 +143,8 @@ def _array(name: str, tensor: np.ndarray, shape: tuple[int, ...], op: str, attri
         if tensor.dtype != np.uint8 or tensor.shape != (-(-count * bits // 8),):
             raise ValueError(f"tensor '{name}' has not the bytes of {count} codes of {bits} bits")
         return unpack(tensor, shape, bits, low, stride)
-    wide = (op in INTEGER_LAYERS or op == "affine") and tensor.dtype == np.float64
-    if tensor.shape != shape or not (wide or tensor.dtype == np.float32) or not np.isfinite(tensor).all():
-        raise ValueError(f"tensor '{name}' has not the declared shape, or is no array of finite floats")
+    if tensor.shape != shape or tensor.dtype != np.float32 or not np.isfinite(tensor).all():
+        raise ValueError(f"tensor '{name}' has not the declared shape, or is no array of finite float32 numbers")
     return tensor
 
 

@@ -1,0 +1,93 @@
+import pytest
+import timm
+import torch
+from torch import nn
+
+import stq
+from stq.deploy.cost import cost, model_size
+
+from .conftest import small_network
+
+
+def test_size_by_hand():
+    model = nn.Sequential(nn.Conv2d(3, 5, 3, bias=False), nn.BatchNorm2d(5), nn.Conv2d(5, 7, 1), nn.Linear(7, 2))
+    stq.quantize(model, "lsq", weight_bits=3, activation_bits=2, first_last_bits=8)
+    # weights at 8, 3 and 8 bits; a scale each; gain, shift, scale, offset each; batch norm 4 * 5; biases 7 and 2
+    weights = 135 + -(-35 * 3 // 8) + 14
+    size = model_size(model)
+    assert size.size_bytes == weights + 4 * 3 + 4 * 4 * 3 + 4 * 20 + 4 * 9
+    assert size.float_size_bytes == 4 * (135 + 35 + 14 + 20 + 9)
+    assert size.parameters == 135 + 35 + 14 + 10 + 9
+
+
+def test_attention_is_not_deployed_but_its_thresholds_are():
+    sizes = {}
+    for method in ("lsq", "double_st"):
+        model = stq.quantize(small_network(), method, weight_bits=3, activation_bits=3, first_last_bits=None)
+        sizes[method] = model_size(model)
+    channels = 1 + 8 + 8 + 8 + 8 + 12 + 16
+    layers = 7
+    assert sizes["double_st"].parameters == sizes["lsq"].parameters
+    assert sizes["double_st"].size_bytes - sizes["lsq"].size_bytes == 4 * 2 * (channels - layers)
+
+
+def test_float_model_costs_itself():
+    model = small_network()
+    found = cost(model, (1, 8, 8))
+    tensors = [*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())]
+    assert found.size_bytes == found.float_size_bytes == 4 * sum(t.numel() for t in tensors)
+    assert found.bops == found.float_bops == found.macs * 1024
+    assert found.activation_bytes == found.float_activation_bytes
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_100", "efficientnet_b0"])
+def test_macs_are_those_of_fvcore(name):
+    counter = pytest.importorskip("fvcore.nn").FlopCountAnalysis
+    model = timm.create_model(name).eval()
+    analysis = counter(model, torch.zeros(1, 3, 64, 64)).unsupported_ops_warnings(False)
+    expected = analysis.by_operator()
+    stq.quantize(model, "double_st", weight_bits=2, activation_bits=4, first_last_bits=8)
+    found = cost(model, (3, 64, 64))
+    assert found.macs == expected["conv"] + expected["linear"]
+    inner = [layer for layer in found.layers if layer.weight_bits == 2]
+    assert found.bops == sum(8 * layer.macs for layer in inner) + 64 * (found.macs - sum(v.macs for v in inner))
+
+
+def test_activation_peak_by_hand():
+    layers = [nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1)]
+    model = nn.Sequential(*layers, nn.ReLU(), nn.Flatten(), nn.Linear(128, 10))
+    stq.quantize(model, "lsq", weight_bits=2, activation_bits=2, first_last_bits=8)
+    found = cost(model, (1, 8, 8))
+    assert found.float_activation_bytes == 4 * (4 * 64 + 2 * 64)  # input and output of the second convolution
+    assert found.activation_bytes == 2 * 4 * 64 // 8 + 2 * 64  # the same: 2-bit codes, and codes of 8 bits
+
+
+def test_residual_stays_in_float_and_codes_are_made_beside_it():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.conv, self.head = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 1, 1)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return self.head(x + self.conv(x))
+
+    model = stq.quantize(Block(), "lsq", weight_bits=2, activation_bits=2, first_last_bits=8)
+    # while conv runs: the stream in float, its 2-bit codes, and the sum, which goes straight to the codes of head
+    assert cost(model, (1, 8, 8)).activation_bytes == 4 * 256 + 2 * 256 // 8 + 256
+
+
+def test_model_is_left_as_it_was():
+    model = stq.quantize(small_network(), "double_st", weight_bits=3, activation_bits=3).train()
+    before = {name: value.clone() for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+    cost(model, (1, 8, 8))
+    assert all(module.training for module in model.modules())
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    with pytest.raises(RuntimeError, match="not calibrated"):  # the quantizers are back
+        model(torch.zeros(2, 1, 8, 8))
+
+
+def test_wrong_input_size_is_named():
+    with pytest.raises(ValueError, match=r"size \(3, 8, 8\)"):
+        cost(small_network(), (3, 8, 8))

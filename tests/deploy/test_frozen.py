@@ -1,0 +1,153 @@
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+
+import stq
+from stq.deploy.frozen import freeze
+from stq.deploy.integer import run
+from stq.deploy.network import Network
+from stq.deploy.verify import verify
+from stq.errors import InputError
+
+from .conftest import awaken, calibrated, small_network
+
+CODES = 64 + 3 * 512 + 128 + 12 * 16 + 16  # a sample's, in the small network
+METHODS = [name for name in stq.list_quantizers() if name != "none"]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_trained_network_as_integers(trained, digits, bits):
+    model, images = trained(bits), digits[2]
+    found = verify(model, freeze(model), [images])
+    assert found.codes == 500 * CODES
+    assert found.ties == found.cascaded == 0
+    assert found.same_top1 == found.samples == 500
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_every_method_and_width(method, bits):
+    torch.manual_seed(bits)
+    model = calibrated(small_network(), (1, 8, 8), method, bits)
+    found = verify(model, freeze(model), [torch.randn(64, 1, 8, 8)])
+    assert found.ties <= found.codes * (1e-6 if bits <= 4 else 1e-4)
+    assert found.codes == 64 * CODES
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "bits"),
+    [
+        ("resnet18", "double_st", 3),
+        ("resnet50", "lsq", 2),
+        ("mobilenetv2_100", "lsq_plus", 4),
+        ("efficientnet_b0", "double_st", 4),
+    ],
+)
+def test_timm_networks(name, method, bits):
+    torch.manual_seed(0)
+    model = calibrated(timm.create_model(name), (3, 32, 32), method, bits, first_last_bits=8)
+    found = verify(model, freeze(model), [torch.randn(4, 3, 32, 32)])
+    assert found.codes > 150_000
+    assert found.ties <= 2
+
+
+def test_differences_are_counted():
+    model = calibrated(small_network(), (1, 8, 8), "lsq", 2)
+    network = freeze(model)
+    network["0.quantize"].arrays["shift"][...] += 0.25
+    found = verify(model, network, [torch.randn(16, 1, 8, 8)])
+    assert found.ties > 0
+    assert list(found.layers) == ["0"]  # the others get the model's own codes
+    assert found.cascaded > found.ties
+
+
+def test_accumulator_against_numpy():
+    model = awaken(nn.Sequential(nn.Conv2d(4, 6, (3, 2), (2, 1), (1, 0), dilation=(1, 2), groups=2), nn.ReLU()))
+    stq.quantize(model, "lsq", weight_bits=3, activation_bits=3, first_last_bits=None)
+    x = torch.randn(2, 4, 9, 7)
+    stq.calibrate(model, x)
+    network = freeze(model)
+    layer, values = network["0"], {}
+    run(network, x, lambda node, value: values.update({node.name: value.numpy()}))
+    codes = np.pad(values["0.quantize"], ((0, 0), (0, 0), (1, 1), (0, 0)))
+    expected = np.zeros(values["0"].shape, dtype=np.int64)
+    for n, o, y, z in np.ndindex(expected.shape):
+        for i, ky, kx in np.ndindex(2, 3, 2):
+            expected[n, o, y, z] += (
+                layer.arrays["weight"][o, i, ky, kx] * codes[n, o // 3 * 2 + i, 2 * y + ky, z + 2 * kx]
+            )
+    scale = layer.arrays["multiplier"].reshape(-1, 1, 1)
+    assert np.array_equal(np.rint((values["0"] - layer.arrays["bias"].reshape(-1, 1, 1)) / scale), expected)
+
+
+def test_thresholds_are_constants_of_the_frozen_network():
+    model = calibrated(small_network(), (1, 8, 8), "double_st", 3)
+    network, x = freeze(model), torch.randn(4, 1, 8, 8)
+    before = run(network, x)
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data.fill_(0)  # the network holds copies
+    assert torch.equal(run(network, x), before)
+    assert isinstance(network, Network)
+    assert network["3.conv1.quantize"].arrays["gain"].shape == (8,)
+
+
+def test_float_twin_is_the_model_without_quantizers():
+    torch.manual_seed(0)
+    model = awaken(small_network()).eval()
+    x = torch.randn(4, 1, 8, 8)
+    with torch.no_grad():
+        expected = model(x)
+    stq.quantize(model, "lsq", weight_bits=2, activation_bits=2)
+    assert torch.allclose(run(freeze(model, quantized=False), x), expected, atol=1e-5)
+
+
+def test_partly_quantized_layers():
+    for bits in ({"weight_bits": 32, "activation_bits": 3}, {"weight_bits": 3, "activation_bits": 32}):
+        model = stq.quantize(awaken(small_network()), "lsq", first_last_bits=32, **bits).eval()
+        x = torch.randn(8, 1, 8, 8)
+        stq.calibrate(model, x)
+        with torch.no_grad():
+            assert torch.allclose(run(freeze(model), x), model(x), atol=1e-4)
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3)
+
+    def forward(self, x):
+        return self.conv(x) if x.sum() > 0 else x
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.InstanceNorm2d(2), nn.Conv2d(2, 2, 3)), "InstanceNorm2d at '1'"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.ConvTranspose2d(2, 2, 3), nn.Conv2d(2, 2, 3)), "ConvTranspose2d"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect"), nn.Conv2d(2, 2, 3)), "reflect"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.Softplus(), nn.Conv2d(2, 2, 3)), "Softplus at '1'"),
+        (Branching, "cannot be traced"),
+    ],
+)
+def test_refusals_name_the_reason(model, message):
+    model = stq.quantize(model(), "lsq", weight_bits=3, activation_bits=3)
+    stq.calibrate(model, torch.rand(2, 1, 8, 8))
+    with pytest.raises(InputError, match=message):
+        freeze(model)
+
+
+def test_dynamic_inference_and_missing_calibration_are_refused():
+    model = stq.quantize(small_network(), "double_st", settings={"inference": "dynamic"}, first_last_bits=None)
+    with pytest.raises(InputError, match=r"'0.input_quantizer' is not calibrated"):
+        freeze(model)
+    stq.calibrate(model, torch.randn(4, 1, 8, 8))
+    with pytest.raises(InputError, match=r"'0' cannot be frozen: inference='dynamic'"):
+        freeze(model)
+
+
+def test_nan_has_no_code():
+    network = freeze(calibrated(small_network(), (1, 8, 8), "lsq", 2))
+    with pytest.raises(ValueError, match="NaN"):
+        run(network, torch.full((1, 1, 8, 8), torch.nan))

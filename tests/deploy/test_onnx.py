@@ -1,0 +1,152 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+
+import stq
+from stq.deploy.frozen import freeze
+from stq.deploy.integer import run
+from stq.errors import InputError
+
+from .conftest import awaken, calibrated, small_network
+
+onnx = pytest.importorskip("onnx")
+ort = pytest.importorskip("onnxruntime")
+
+
+def scores(path, x, optimized=None):
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    if optimized:
+        options.optimized_model_filepath = str(optimized)
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {"input": x.numpy()})[0]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_trained_network_predicts_the_same(trained, digits, bits, tmp_path):
+    model, images = trained(bits), digits[2]
+    path = stq.export(model, images, tmp_path / "model.onnx", format="onnx")
+    with torch.no_grad():
+        expected = model(images)
+    found = scores(path, images)
+    assert np.array_equal(found.argmax(1), expected.argmax(1).numpy())
+    assert np.allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["double_st", "dorefa", "lsq_plus", "pact"])
+@pytest.mark.parametrize("bits", [1, 3, 5, 8])
+def test_equals_the_reference(method, bits, tmp_path):
+    torch.manual_seed(bits)
+    network, x = freeze(calibrated(small_network(), (1, 8, 8), method, bits)), torch.randn(16, 1, 8, 8)
+    path = stq.export(network, x, tmp_path / "model.onnx")
+    assert np.allclose(scores(path, x), run(network, x), atol=1e-5 if bits < 8 else 0.1)
+
+
+def test_kernels_are_integer_and_types_small(trained, digits, tmp_path):
+    path = stq.export(trained(3), digits[2], tmp_path / "model.onnx")
+    model = onnx.load(path)
+    assert model.opset_import[0].version >= 21
+    assert {entry.domain for entry in model.opset_import} == {""}
+    types = {tensor.name.split(".weight")[0]: tensor.data_type for tensor in model.graph.initializer}
+    assert types["3.conv1"] == onnx.TensorProto.INT4
+    clips = [node for node in model.graph.node if node.op_type == "Clip"]
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    assert sum(int(values[node.input[2]]) - int(values[node.input[1]]) == 7 for node in clips) == 5  # all 3-bit inputs
+    scores(path, digits[2], tmp_path / "optimized.onnx")
+    used = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert used.count("QLinearConv") >= 3
+    assert used.count("QLinearConv") + used.count("ConvInteger") + used.count("MatMulInteger") >= 6
+
+
+def test_extreme_8_bit_codes_do_not_saturate(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(16, 8, 3, padding=1), nn.Conv2d(8, 4, 3), nn.Conv2d(4, 4, 1))
+    for conv in model[:2]:
+        conv.weight.data = conv.weight.sign() * torch.where(torch.rand_like(conv.weight) < 0.9, 0.1, 0.05)
+    stq.quantize(model, "dorefa", weight_method="lsq", weight_bits=8, activation_bits=8, first_last_bits=None)
+    x = torch.where(torch.rand(4, 16, 9, 9) < 0.9, 1.0, 0.2)
+    stq.calibrate(model, x)
+    for conv in model[:2]:
+        weights = conv.parametrizations.weight[0]
+        weights.raw_step.data.fill_(0.0937 / 127)
+        weights.step_floor.fill_(1e-6)
+    network = freeze(model.eval())
+    assert max(abs(node.arrays["weight"]).max() for node in network.of("conv")) >= 127
+    path = stq.export(network, x, tmp_path / "model.onnx")
+    assert np.allclose(scores(path, x), run(network, x), atol=1e-4)
+
+
+def test_odd_8_bit_weights_beyond_int8(tmp_path):
+    torch.manual_seed(0)
+    model = awaken(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10)))
+    stq.quantize(model, "dorefa", weight_bits=8, activation_bits=8, first_last_bits=None)
+    x = torch.rand(4, 3, 8, 8)
+    stq.calibrate(model, x)
+    network = freeze(model.eval())
+    assert network["0"].arrays["weight"].max() == 255
+    path = stq.export(network, x, tmp_path / "model.onnx")
+    assert np.allclose(scores(path, x), run(network, x), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "bits"),
+    [("resnet18", "double_st", 3), ("mobilenetv2_100", "lsq", 4), ("efficientnet_b0", "lsq_plus", 4)],
+)
+def test_timm_networks(name, method, bits, tmp_path):
+    torch.manual_seed(0)
+    model = calibrated(timm.create_model(name), (3, 64, 64), method, bits, first_last_bits=8)
+    x = torch.randn(4, 3, 64, 64)
+    with torch.no_grad():
+        assert np.allclose(scores(stq.export(model, x, tmp_path / "model.onnx"), x), model(x), atol=1e-5)
+
+
+def test_fresh_process_with_onnxruntime_and_numpy_only(trained, digits, tmp_path):
+    model, images = trained(2), digits[2]
+    stq.export(model, images, tmp_path / "model.onnx")
+    np.save(tmp_path / "images.npy", images.numpy())
+    program = (
+        "import sys; sys.modules['torch'] = sys.modules['stq'] = sys.modules['onnx'] = None\n"
+        "import numpy, onnxruntime\n"
+        "session = onnxruntime.InferenceSession('model.onnx', providers=['CPUExecutionProvider'])\n"
+        "print(*session.run(None, {'input': numpy.load('images.npy')})[0].argmax(1))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    with torch.no_grad():
+        assert done.stdout.split() == [str(int(v)) for v in model(images).argmax(1)]
+
+
+def test_latency_is_measured_in_turns(trained, digits, tmp_path):
+    from stq.deploy.benchmark import time_both
+
+    integer = stq.export(trained(2), digits[2], tmp_path / "integer.onnx")
+    full = stq.export(freeze(trained(2), quantized=False), digits[2], tmp_path / "float.onnx")
+    found = time_both(full, integer, (1, 8, 8), rounds=3)
+    assert found.float_ms > 0
+    assert found.ratio == found.float_ms / found.integer_ms
+    assert ort.__version__ in str(found)
+
+
+def test_refusals(trained, digits, tmp_path):
+    with pytest.raises(InputError, match=r"format='onx' is unknown \(did you mean 'onnx'\?\)"):
+        stq.export(trained(2), digits[2], tmp_path / "model.onnx", format="onx")
+    with pytest.raises(InputError, match=r"'0' \(conv\) does not fit an input of size \(3, 8, 8\)"):
+        stq.export(trained(2), torch.zeros(1, 3, 8, 8), tmp_path / "model.onnx")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        stq.export(trained(2), digits[2], tmp_path / "file" / "model.onnx")
+
+
+@pytest.mark.slow
+def test_resnet18_is_faster_than_float(tmp_path):
+    from stq.deploy.benchmark import time_both
+
+    model = calibrated(timm.create_model("resnet18"), (3, 64, 64), "double_st", 3, first_last_bits=8)
+    x = torch.randn(1, 3, 224, 224)
+    integer = stq.export(model, x, tmp_path / "integer.onnx")
+    full = stq.export(freeze(model, quantized=False), x, tmp_path / "float.onnx")
+    assert time_both(full, integer, (3, 224, 224)).ratio > 1.3
