@@ -20,8 +20,14 @@ from ..errors import InputError, TrainingFailed, nearest
 from ..results.config_hash import config_hash
 from .sweep import run_in_sweep, summarize_sweep
 
-# names a sweep's run folders by the content of their configuration
-OmegaConf.register_new_resolver("config_hash", lambda *, _root_: config_hash(_root_)[:8], replace=True)
+_RESOLVERS = {
+    "config_hash": lambda *, _root_: config_hash(_root_)[:8],  # names a sweep's run folders by their content
+    "cores": lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    "threads_each": lambda jobs: max(1, _RESOLVERS["cores"]() // max(1, int(jobs))),
+    "minutes": lambda hours: round(60 * float(hours)),
+}
+for _name, _resolver in _RESOLVERS.items():
+    OmegaConf.register_new_resolver(_name, _resolver, replace=True)
 
 
 def config_folder() -> str:
@@ -76,6 +82,9 @@ def application(task: Callable[[DictConfig], object], config_name: str) -> Calla
         except Exception as error:
             message = explain(error, config_name)
             if wanted or message is None:
+                if summarize_sweep() and not wanted:  # a worker was killed, the launcher gave up, ...
+                    reason = str(error).strip().splitlines()[0]
+                    raise SystemExit(f"error: the sweep was cut short ({type(error).__name__}): {reason}") from None
                 raise
             print(f"error: {message}", file=sys.stderr)
             raise SystemExit(2) from None
@@ -112,8 +121,10 @@ def explain(error: Exception, config_name: str) -> str | None:
     text = str(error)
     if override := getattr(error, "override", None):
         return f"'{override}' cannot be read as key=value: {text.splitlines()[0]}"
-    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
-        group, option = found.groups()
+    if found := re.search(r"Could not find '([^']+)/([^'/]+)'|Could not override 'hydra/launcher'", text):
+        group, option = found.groups() if found.group(1) else ("hydra/launcher", "")
+        if group == "hydra/launcher":
+            return f"the launcher's package is not installed: pip install 'stq[{_EXTRAS.get(option, 'joblib')}]'"
         options = _options(group)
         return f"{group}={option} is not an option{nearest(option, options)}: there are {', '.join(options)}"
     if found := re.search(r"Could not override '([^'@]+)'", text):
@@ -125,6 +136,9 @@ def explain(error: Exception, config_name: str) -> str | None:
         return f"{found.group(1)} must be given: {found.group(1)}=VALUE"
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
     return first
+
+
+_EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}
 
 
 def _options(group: str) -> list[str]:
