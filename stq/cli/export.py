@@ -9,9 +9,7 @@ from .config import application
 
 def _export(cfg: DictConfig) -> None:
     from ..deploy.export_run import export_run
-    from ..training.quiet import quieten
 
-    quieten()
     export_run(cfg.run, cfg.format, cfg.output, cfg.benchmark)
 
 

@@ -250,13 +250,14 @@ class _Writer(GraphWriter):
             weight = self.constant(codes, np.float32, f"{layer.name}.weight")
         else:
             weight = self.emit("Cast", self.weight(layer, codes, np.int8), to=TensorProto.FLOAT)
-        return self.emit("Conv", x, weight, **geometry(layer))
+        # as an integer, which also keeps runtimes from folding the scale into the weights and rounding otherwise
+        return self.emit("Cast", self.emit("Conv", x, weight, **geometry(layer)), to=TensorProto.INT32)
 
     def _real(self, layer: Node, accumulator: str) -> str:
         """``multiplier * acc + bias`` of an integer (int32, or exact float) accumulator."""
         multiplier, bias = (layer.arrays[key].astype(np.float32) for key in ("multiplier", "bias"))
         dims = 2 if layer.op == "linear" else layer.arrays["weight"].ndim
-        if layer.op == "conv" and self._form(layer) == "integer":
+        if layer.op == "conv":
             real = self.emit("DequantizeLinear", accumulator, self.constant(multiplier, np.float32), axis=1)
         else:
             real = self.emit("Mul", accumulator, self.channels(multiplier, dims))

@@ -11,6 +11,8 @@ import numpy as np
 
 from ..errors import InputError
 
+_QONNX_BATCH = 32  # the executor compares every value with every threshold at once
+
 
 def predict(path: Path, format: str, x: np.ndarray) -> np.ndarray:
     """The predicted class of each sample of ``x`` (N, ...), float32, by the exported file at ``path``.
@@ -32,10 +34,14 @@ def _onnx(path: Path, x: np.ndarray) -> np.ndarray:
 def _qonnx(path: Path, x: np.ndarray) -> np.ndarray:
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.core.onnx_exec import execute_onnx
+    from qonnx.transformation.change_batchsize import ChangeBatchSize
     from qonnx.transformation.infer_shapes import InferShapes
 
-    model = ModelWrapper(str(path)).transform(InferShapes())
-    return np.concatenate([execute_onnx(model, {"input": sample[None]})["output"].argmax(-1) for sample in x])
+    found = []
+    for part in np.split(x, range(_QONNX_BATCH, len(x), _QONNX_BATCH)):
+        model = ModelWrapper(str(path)).transform(ChangeBatchSize(len(part))).transform(InferShapes())
+        found.append(execute_onnx(model, {"input": part})["output"].argmax(-1))
+    return np.concatenate(found)
 
 
 def _packed(path: Path, x: np.ndarray) -> np.ndarray:

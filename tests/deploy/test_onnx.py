@@ -44,7 +44,7 @@ def test_equals_the_reference(method, bits, tmp_path):
     torch.manual_seed(bits)
     network, x = freeze(calibrated(small_network(), (1, 8, 8), method, bits)), torch.randn(16, 1, 8, 8)
     path = stq.export(network, x, tmp_path / "model.onnx")
-    assert np.allclose(scores(path, x), run(network, x), atol=1e-5 if bits < 8 else 0.1)
+    assert np.allclose(scores(path, x), run(network, x), atol=1e-6)
 
 
 def test_kernels_are_integer_and_types_small(trained, digits, tmp_path):
