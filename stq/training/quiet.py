@@ -10,6 +10,7 @@ _ADVICE = (
     ".*isinstance.treespec.*",
     ".*exists and is not empty.*",
     ".*Checkpoint directory .* exists.*",
+    ".*`srun` command is available.*",
     ".*sync_dist=True.*",  # every process evaluates all images, so there is nothing to bring together
 )
 
