@@ -6,9 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from stq.quantizers import registry
+
 README = (Path(__file__).parent.parent / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.S)
 COMMANDS = re.findall(r"^stq-train (.*?)(?:\s+#.*)?$", README, re.M)
+
+
+@pytest.fixture(autouse=True)
+def _registry_put_back(monkeypatch):
+    monkeypatch.setattr(registry._methods, "entries", dict(registry._methods.entries))
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
@@ -21,8 +28,7 @@ def test_own_quantizer_of_the_readme_is_usable():
 
     import stq
 
-    if "mine" not in stq.list_quantizers():
-        exec(SNIPPETS[1], {})
+    exec(SNIPPETS[1], {})
     model = stq.quantize(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3)), "mine", first_last_bits=None)
     x = torch.rand(2, 1, 5, 5)
     stq.calibrate(model, x)
