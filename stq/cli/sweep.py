@@ -1,6 +1,7 @@
-"""Sweeps: every job reports its end, failed jobs do not stop the others, and the parent sums up.
+"""Sweeps: every job reports its end, failed jobs do not stop the others, and the parent tells and sums up.
 
-Jobs may run in other processes or on other machines, so they report through small files in ``<sweep>/.jobs``.
+Jobs may run in other processes or on other machines, where nobody sees what they print. So they report through small
+files in ``<sweep>/.jobs``, and a thread of the parent prints a line for each as it appears.
 """
 
 from __future__ import annotations
@@ -8,43 +9,92 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-_FOLDER, _TOTAL, _START = "STQ_SWEEP_FOLDER", "STQ_SWEEP_TOTAL", "STQ_SWEEP_START"
+_REPORTS = ".jobs"
 
 
 class SweepStart(Callback):
-    """Before the first job: counts the jobs and clears the reports of an earlier try."""
+    """Before the first job, in the parent whatever the launcher: clears old reports and begins to tell new ones."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Runs in the parent, whatever the launcher; the jobs inherit what it puts into the environment."""
-        folder = (Path(config.hydra.sweep.dir) / ".jobs").absolute()
-        folder.mkdir(parents=True, exist_ok=True)
-        for report in folder.glob("*.json"):
-            report.unlink()
-        total = _count_jobs(config)
-        print(f"{total or 'a search of'} jobs, run folders in {config.hydra.sweep.dir}", flush=True)
-        os.environ.update({_FOLDER: str(folder), _TOTAL: str(total), _START: str(time.time())})
+        """Where a search decides on its jobs as it goes, it says itself how many to expect."""
+        Teller.current = Teller(Path(config.hydra.sweep.dir).absolute() / _REPORTS)
+        if (total := _count_jobs(config)) is not None:
+            Teller.current.expect(total)
 
 
-def _count_jobs(config: DictConfig) -> int:
-    """Number of jobs of a grid; 0 where the sweeper decides as it goes (hyperparameter search)."""
+def _count_jobs(config: DictConfig) -> int | None:
+    """Number of jobs of a grid; None where another sweeper decides."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    if not config.hydra.sweeper._target_.endswith("BasicSweeper"):
-        return 0
+    if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
+        return None
     given = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     overrides = OverridesParser.create().parse_overrides([*given, *config.hydra.overrides.task])
     return sum(len(batch) for batch in BasicSweeper.split_arguments(overrides, None))
+
+
+class Teller:
+    """Prints a line for each job that ends, and in the end what became of all."""
+
+    current: Teller | None = None  # of the sweep that this process runs
+
+    def __init__(self, folder: Path):
+        self.folder, self.total, self.started = folder, 0, time.time()
+        self.reports: dict[str, dict[str, Any]] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        for report in folder.glob("*.json"):
+            report.unlink()
+        self._seen: set[tuple[str, int]] = set()
+        self._lock, self._stop = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def expect(self, total: int, before: str = "") -> None:
+        """Say how many jobs there will be."""
+        self.total = total
+        print(f"{before}{total} job{'s' * (total != 1)}, run folders in {self.folder.parent}", flush=True)
+
+    def end(self) -> None:
+        """Stop watching, when all is told."""
+        self._stop.set()
+        self._thread.join()
+        self.tell()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.3):
+            self.tell()
+
+    def tell(self) -> None:
+        """Print what is new; a job that lived on after its sweep was killed may report beside ours."""
+        with self._lock:
+            found = {(path.name, path.stat().st_mtime_ns): path for path in self.folder.glob("*.json")}
+            for name, time_ns in sorted(found.keys() - self._seen, key=lambda key: key[1]):
+                self._seen.add((name, time_ns))
+                self.reports[name] = json.loads(found[name, time_ns].read_text())
+                self._print(self.reports[name])
+
+    def _print(self, report: dict[str, Any]) -> None:
+        done, name = len(self.reports), Path(report["folder"]).name
+        left = (time.time() - self.started) / done * max(0, self.total - done) / 60
+        place = f"[{done}/{self.total}, about {left:.0f} min left]"
+        if report["error"]:
+            print(f"{place} FAILED {name}: {report['error']}", file=sys.stderr, flush=True)
+        else:
+            print(f"{place} {name}: validation {report['value']:.2f} %, {report['seconds']:.0f} s", flush=True)
 
 
 def run_in_sweep(task: Callable[[DictConfig], object], cfg: DictConfig) -> object:
@@ -53,40 +103,47 @@ def run_in_sweep(task: Callable[[DictConfig], object], cfg: DictConfig) -> objec
     folder = Path(hydra_cfg.runtime.output_dir)
     started, error, value = time.time(), None, float("nan")
     try:
-        value = task(cfg)
+        with _sole_worker(folder):
+            value = task(cfg)
     except Exception as failure:  # whatever it is, the other jobs go on
         error = str(failure).strip().splitlines()[0] if str(failure).strip() else type(failure).__name__
         (folder / "traceback.txt").write_text(traceback.format_exc())
-    report = {"num": hydra_cfg.job.num, "folder": str(folder), "error": error, "seconds": time.time() - started}
-    _report(report, value)
+    report = {"folder": str(folder), "error": error, "value": value, "seconds": time.time() - started}
+    _report(Path(hydra_cfg.sweep.dir) / _REPORTS, hydra_cfg.job.num, report)
     return value
 
 
-def _report(report: dict[str, Any], value: object) -> None:
-    """Leave a file for the parent and print the sweep's progress line."""
-    folder = Path(os.environ[_FOLDER])
-    part = folder / f".{report['num']}.part"
+def _sole_worker(folder: Path) -> AbstractContextManager:
+    """A lock on the run folder, which ends with the process that holds it, however that ends.
+
+    Jobs of a sweep that was killed may live on (Slurm's do, and joblib's until they end): the same job of a new sweep
+    waits for them, and then finds their result.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        return lock.acquire(timeout=2)
+    except Timeout:
+        print(f"{folder} is being worked on by another process: waiting for it", file=sys.stderr, flush=True)
+        return lock.acquire()
+
+
+def _report(folder: Path, number: int, report: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".{number}.{os.getpid()}.part"
     part.write_text(json.dumps(report))
-    part.replace(folder / f"{report['num']}.json")
-    done, total = len(list(folder.glob("*.json"))), int(os.environ[_TOTAL])
-    elapsed = time.time() - float(os.environ[_START])
-    of = f"/{total}, about {elapsed / done * (total - done) / 60:.0f} min left" if total else ""
-    name = Path(report["folder"]).name
-    if report["error"]:
-        print(f"[{done}{of}] FAILED {name}: {report['error']}", file=sys.stderr, flush=True)
-    else:
-        print(f"[{done}{of}] {name}: validation {value:.2f} %, {report['seconds']:.0f} s", flush=True)
+    part.replace(folder / f"{number}.json")
 
 
 def summarize_sweep() -> int:
     """After a sweep, say what became of its jobs; returns the number that failed (0 outside a sweep)."""
-    if _FOLDER not in os.environ:
+    if (teller := Teller.current) is None:
         return 0
-    folder, total = Path(os.environ.pop(_FOLDER)), int(os.environ.pop(_TOTAL))
-    reports = [json.loads(path.read_text()) for path in folder.glob("*.json")]
-    failed = sorted((r for r in reports if r["error"]), key=lambda r: r["num"])
-    lost = max(0, total - len(reports))
-    print(f"{len(reports) - len(failed)} jobs done, {len(failed) + lost} failed: {folder.parent}")
+    Teller.current = None
+    teller.end()
+    reports = teller.reports.values()
+    failed = [report for report in reports if report["error"]]
+    lost = max(0, teller.total - len(reports))
+    print(f"{len(reports) - len(failed)} jobs done, {len(failed) + lost} failed: {teller.folder.parent}")
     for report in failed:
         print(f"  failed: {report['folder']}: {report['error']}", file=sys.stderr)
     if lost:
