@@ -12,6 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
 from ..calibration import calibrate
@@ -156,6 +157,7 @@ def _trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
             default_root_dir=folder,
             logger=build_loggers(cfg, folder),
             callbacks=callbacks,
+            plugins=_plugins(),
             use_distributed_sampler=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -163,6 +165,11 @@ def _trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
         )
     except (TypeError, ValueError, pl.utilities.exceptions.MisconfigurationException) as error:
         raise InputError(f"the trainer does not accept its settings: {str(error).splitlines()[0]}") from error
+
+
+def _plugins() -> list[SLURMEnvironment]:
+    """Under Slurm, Lightning must not queue the job again: its launcher does, and the run folder has the checkpoint."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 def _facts(cfg: DictConfig, identity: str, started: str) -> dict[str, Any]:
