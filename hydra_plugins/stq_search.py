@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 class SearchSweeper(Sweeper):
     """Hyperparameter search by Optuna; imported by every Hydra program, so what is slow is imported when used."""
 
-    def __init__(self, params: DictConfig | None, trials: int, at_once: int, seed: int):
-        self.params, self.trials, self.at_once, self.seed = params or {}, trials, at_once, seed
+    def __init__(self, params: DictConfig | None, trials: int, max_batch_size: int, seed: int):
+        self.params, self.trials, self.max_batch_size, self.seed = params or {}, trials, max_batch_size, seed
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Called by Hydra before ``sweep``."""

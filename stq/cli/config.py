@@ -121,10 +121,10 @@ def explain(error: Exception, config_name: str) -> str | None:
     text = str(error)
     if override := getattr(error, "override", None):
         return f"'{override}' cannot be read as key=value: {text.splitlines()[0]}"
-    if found := re.search(r"Could not find '([^']+)/([^'/]+)'|Could not override 'hydra/launcher'", text):
-        group, option = found.groups() if found.group(1) else ("hydra/launcher", "")
-        if group == "hydra/launcher":
-            return f"the launcher's package is not installed: pip install 'stq[{_EXTRAS.get(option, 'joblib')}]'"
+    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        group, option = found.groups()
+        if group == "hydra/launcher" and option in _EXTRAS:
+            return f"this launcher's package is not installed: pip install 'stq[{_EXTRAS[option]}]'"
         options = _options(group)
         return f"{group}={option} is not an option{nearest(option, options)}: there are {', '.join(options)}"
     if found := re.search(r"Could not override '([^'@]+)'", text):
@@ -138,7 +138,7 @@ def explain(error: Exception, config_name: str) -> str | None:
     return first
 
 
-_EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}
+_EXTRAS = {"joblib": "joblib", "submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray"}
 
 
 def _options(group: str) -> list[str]:

@@ -66,7 +66,7 @@ class Search:
         Teller.current.expect(max(0, self.sweeper.trials - ended), kept)
         begun = 0
         while missing := max(0, self.sweeper.trials - ended):
-            size = min(self.sweeper.at_once, missing)
+            size = min(self.sweeper.max_batch_size, missing)
             batch, interrupted = interrupted[:size], interrupted[size:]
             if not batch:
                 batch = self._propose(size)
