@@ -121,7 +121,7 @@ def _sole_worker(folder: Path) -> AbstractContextManager:
     """
     lock = FileLock(folder / ".lock")
     try:
-        return lock.acquire(timeout=2)
+        return lock.acquire(timeout=0.5)
     except Timeout:
         print(f"{folder} is being worked on by another process: waiting for it", file=sys.stderr, flush=True)
         return lock.acquire()
