@@ -43,7 +43,7 @@ def test_dead_worker(tmp_path):
     while not list(tmp_path.glob("sweep/*/checkpoints/last.ckpt")):
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-wweo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     workers = [line.split() for line in listed.splitlines() if "popen_loky" in line]
     os.kill(next(int(pid) for pid, parent, *_ in workers if int(parent) == process.pid), signal.SIGKILL)
     out, _ = process.communicate(timeout=60)
