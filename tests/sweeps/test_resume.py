@@ -3,11 +3,11 @@
 import os
 import random
 import signal
-import threading
+import subprocess
+import sys
 import time
 
 import pytest
-from filelock import FileLock
 
 from .conftest import results, start
 
@@ -34,7 +34,7 @@ def test_a_job_that_another_process_does_is_waited_for(sweep, tmp_path):
     """As the jobs of a sweep that was killed do on Slurm, and joblib's workers for a while."""
     sweep("quantizer=lsq", "bits=2")
     run = next((tmp_path / "sweep").glob("resnet8*"))
-    hold = "import sys, time; from filelock import FileLock\nwith FileLock(sys.argv[1]): print(flush=True); time.sleep(6)"
+    hold = "import sys, time, filelock\nwith filelock.FileLock(sys.argv[1]): print(flush=True); time.sleep(6)"
     holder = subprocess.Popen([sys.executable, "-c", hold, str(run / ".lock")], stdout=subprocess.PIPE)
     holder.stdout.readline()  # it has the lock
     started = time.monotonic()
