@@ -1,13 +1,15 @@
-"""The hash that identifies a run by the content of its configuration; needs no training code."""
+"""What of a run's configuration decides its result, and the hash of that; needs no training code."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 # these decide the result; paths, loggers, launchers and progress bars do not
 _DECIDING = (
@@ -29,12 +31,18 @@ _INCIDENTAL_DATA = ("workers", "eval_batch_size", "path", "download")
 
 def config_hash(cfg: DictConfig) -> str:
     """16 hexadecimal digits that change whenever something that decides the result changes."""
-    kept = {key: _plain(cfg, key) for key in (*_DECIDING, "trainer", "callbacks")}
-    kept["trainer"] = {key: kept["trainer"].get(key) for key in _TRAINER}
-    kept["progressive"] = kept.pop("callbacks")["progressive"]
-    kept["data"] = _without(kept["data"], _INCIDENTAL_DATA)
-    kept["init"] = {key: value for key, value in kept["init"].items() if value is not None}
+    kept = deciding({key: _plain(cfg, key) for key in (*_DECIDING, "trainer", "callbacks")})
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a plain configuration (config.yaml as read) that decides the result; a key it lacks is null."""
+    kept = {key: config.get(key) for key in _DECIDING}
+    kept["trainer"] = {key: (config.get("trainer") or {}).get(key) for key in _TRAINER}
+    kept["progressive"] = (config.get("callbacks") or {}).get("progressive")
+    kept["data"] = _without(kept["data"], _INCIDENTAL_DATA)
+    kept["init"] = {key: value for key, value in (kept["init"] or {}).items() if value is not None}
+    return kept
 
 
 def _without(tree: object, names: tuple[str, ...]) -> object:
@@ -48,5 +56,7 @@ def _without(tree: object, names: tuple[str, ...]) -> object:
 
 
 def _plain(cfg: DictConfig, key: str) -> Any:
+    from omegaconf import OmegaConf
+
     value = cfg[key]
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

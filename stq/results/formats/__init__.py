@@ -1,0 +1,12 @@
+"""Tables as text: one module a format, each with ``render(sheets, failed) -> str``."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+FORMATS = {"terminal": "txt", "markdown": "md", "latex": "tex", "csv": "csv"}
+
+
+def render(name: str, sheets, failed) -> str:
+    """The sheets (and the failed runs, apart) in the format ``name``, a key of ``FORMATS``."""
+    return import_module(f".{name}", __name__).render(sheets, failed)

@@ -1,0 +1,72 @@
+"""Numbers for other programs: one line for each cell, each published number, each comparison and each failed run."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from ..sheet import Sheet
+
+COLUMNS = (
+    "kind",  # ours, float, published, comparison (top1 is then a difference), failed
+    "group",
+    "row",
+    "weight_bits",
+    "activation_bits",
+    "first_last",
+    "top1_mean",  # percent
+    "top1_sd",  # sample standard deviation, percentage points
+    "n",
+    "seeds",
+    "float_top1",  # percent, the float model that this one is held against
+    "difference",  # to float, or of the comparison; percentage points
+    "low",
+    "high",
+    "p",
+    "p_holm",
+    "best",
+    "reference",
+    "source",
+    "remarks",
+)
+
+
+def render(sheets, failed) -> str:
+    """Full precision; an empty field is what is not known."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for sheet in sheets:
+        writer.writerows(_lines(sheet))
+    for run in failed:
+        facts = {key: run.result[key] for key in ("weight_bits", "activation_bits")}
+        why = {"row": run.result["method"], "seeds": run.result["seed"], "remarks": run.result["error"]}
+        writer.writerow({"kind": "failed", "group": f"{run.result['data']}, {run.result['model']}"} | facts | why)
+    return out.getvalue()
+
+
+def _lines(sheet: Sheet):
+    for kind, lines in (("float", sheet.floats), ("ours", sheet.ours), ("published", sheet.published)):
+        for line in lines:
+            for bits, entry in line.entries.items():
+                yield _place(kind, sheet, line.label, bits) | {
+                    "first_last": line.first_last,
+                    "top1_mean": entry.mean,
+                    "top1_sd": entry.spread,
+                    "n": len(entry.seeds) or None,
+                    "seeds": " ".join(map(str, entry.seeds)),
+                    "float_top1": line.float_mean,
+                    "difference": entry.gap,
+                    "best": int(entry.best) if kind == "ours" else None,
+                    "source": line.source,
+                    "remarks": line.remarks,
+                }
+    for item in sheet.comparisons:
+        result = item.paired
+        numbers = {"n": result.n, "difference": result.mean, "low": result.low, "high": result.high} if result else {}
+        numbers |= {"p": result.p if result else None, "p_holm": item.corrected, "reference": item.reference}
+        yield _place("comparison", sheet, item.row, item.bits) | numbers
+
+
+def _place(kind: str, sheet: Sheet, row: str, bits) -> dict:
+    return {"kind": kind, "group": sheet.title, "row": row, "weight_bits": bits[0], "activation_bits": bits[1]}
