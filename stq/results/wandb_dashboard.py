@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import InputError
 from .dashboard import CONFIG, GROUPED_BY, SUMMARY, Dashboard, Panel
 
-_WIDTH, _HEIGHT, _COLUMNS = 12, 8, 2  # of a report's grid, 24 units wide
+_WIDTH, _HEIGHT = 12, 8  # a report's grid is 24 wide, so two panels a row; the library moves them apart
 
 
 def save(dashboard: Dashboard) -> tuple[str, str]:
@@ -58,9 +58,8 @@ def report_of(dashboard: Dashboard, entity: str) -> Any:
     blocks = [wr.TableOfContents()]
     for section in dashboard.sections:
         panels = [_panel(panel) for panel in section.panels]
-        for i, panel in enumerate(panels):
-            row, column = divmod(i, _COLUMNS)
-            panel.layout = wr.Layout(x=column * _WIDTH, y=row * _HEIGHT, w=_WIDTH, h=_HEIGHT)
+        for panel in panels:
+            panel.layout = wr.Layout(w=_WIDTH, h=_HEIGHT)
         runs = wr.Runset(
             entity=entity, project=dashboard.project, name="runs that are done", filters=filters, groupby=groupby
         )

@@ -70,8 +70,9 @@ def test_workspace_holds_the_panels_and_only_the_sweep():
     parallel = next(panel for panel in panels if panel["chartTitle"] == "Parallel coordinates")
     assert parallel["columns"][0]["accessor"] == "config:quantizer.value.method"
     pattern = next(panel["metricRegex"] for panel in panels if "Largest threshold" in panel["chartTitle"])
-    assert re.match(pattern, "threshold_max/layer1.0.conv1")
-    assert not re.match(pattern, "threshold_min/layer1.0.conv1")
+    assert re.search(pattern, "threshold_max/layer1.0.conv1")
+    assert not re.search(pattern, "threshold_min/layer1.0.conv1")
+    assert not re.search(pattern, "other_threshold_max/layer1.0.conv1")
     (filters,) = spec["runSets"][0]["filters"]["filters"]
     assert (filters["key"]["name"], filters["value"]) == ("group", 'a "quoted" sweep')
     grouping = [key["name"].replace(".value", "") for key in spec["runSets"][0]["grouping"]]
