@@ -60,7 +60,7 @@ class Collection:
 
 
 def collect(places: Iterable[Path]) -> Collection:
-    """Read every ``result.json`` and ``*.result.json`` at or below the given files and folders.
+    """Read every ``result.json`` and ``*.result.json`` at or below the given files and folders, but no hidden folders.
 
     Raises InputError for a place that is missing or holds no finished run, a result that is broken, foreign or of
     another schema, and for the same run found twice.
@@ -84,12 +84,13 @@ def _files(places: Iterable[Path], unfinished: list[Path]) -> list[Path]:
             files.setdefault(place.resolve(), place)
         elif not place.is_dir():
             raise InputError(f"{place} does not exist: give run folders, or folders that hold them")
-        for folder, _, names in os.walk(place):
+        for folder, below, names in os.walk(place):
+            below[:] = [name for name in below if not name.startswith(".")]  # .hydra, a trash folder, a sync tool's
             here = [name for name in names if name == FILE_NAME or name.endswith(f".{FILE_NAME}")]
             for name in here:
                 path = Path(folder, name)
                 files.setdefault(path.resolve(), path)
-            if not here and "config.yaml" in names and Path(folder).name != ".hydra":
+            if not here and "config.yaml" in names:
                 unfinished.append(Path(folder))
     return sorted(files.values())
 
