@@ -97,6 +97,9 @@ def test_failed_runs_are_listed_apart_with_their_reason(tmp_path, capsys, form):
     assert "the loss became nan" in out
     assert "80.0" in out
     assert "1 failed" in err
+    if form == "csv":
+        (line,) = [line for line in out.splitlines() if "the loss became nan" in line]
+        assert line.startswith("failed,")
 
 
 def test_hidden_folders_and_a_folder_named_twice_do_not_count(tmp_path, capsys):
