@@ -7,7 +7,7 @@ from statistics import fmean
 
 from .groups import Bits, Cell, Group, Row
 from .metrics import Series, read_metrics
-from .picture import Picture, legend_below, panels, style
+from .picture import Panels, Picture, style
 from .significance import mean_and_spread
 
 SPREAD = "Bars are one sample standard deviation over seeds; a point without a bar is one seed."
@@ -41,9 +41,11 @@ def accuracy_pictures(group: Group, key: str) -> Iterator[Picture]:
 
 
 def _accuracy(group: Group, name: str, what: str, place: Callable[[Bits, Cell], float | None]) -> Picture:
-    figure, (axes,) = panels(1, 1, 6.4, 3.9)
+    panels = Panels(1, 1, 6.4, 3.9)
+    (axes,) = panels.axes
     for index, row in enumerate(group.rows):
-        points = sorted((x, cell) for bits, cell in row.cells.items() if (x := place(bits, cell)) is not None)
+        placed = [(place(bits, cell), cell) for bits, cell in row.cells.items()]
+        points = sorted(((x, cell) for x, cell in placed if x is not None), key=lambda point: point[0])
         shift = 0.06 * (index - (len(group.rows) - 1) / 2) if what == "bits" else 0  # so that no bar hides another
         xs, cells = [x + shift for x, _ in points], [cell for _, cell in points]
         spreads = [cell.spread or 0 for cell in cells]
@@ -54,9 +56,8 @@ def _accuracy(group: Group, name: str, what: str, place: Callable[[Bits, Cell], 
         axes.axhline(mean, color="0.35", linestyle="--", linewidth=1, label=f"float baseline ({mean:.2f} %)")
         axes.axhspan(mean - (spread or 0), mean + (spread or 0), color="0.5", alpha=0.15, linewidth=0)
     axes.set_ylabel("test top-1, %")
-    legend_below(figure, [axes])
     title = f"Accuracy against {what}"
-    figure.suptitle(f"{title}: {_place(group)}", fontsize=10)
+    figure = panels.finish(f"{title}: {_place(group)}")
     return Picture(name, title, f"Test top-1 against {what}, mean over seeds. {SPREAD}", figure)
 
 
@@ -86,8 +87,8 @@ def _curves(group: Group, key: str) -> Picture | None:
             kept[row.label, bits] = [read_metrics(run, tuple(quantities)) for run in cell.runs.values()]
     if not any(metrics for runs in kept.values() for metrics in runs):
         return None
-    figure, axes = panels(2 * len(group.bits), len(group.bits), 2.7, 2.3)
-    for place, ax in enumerate(axes):
+    panels = Panels(2 * len(group.bits), len(group.bits), 2.8, 2.3)
+    for place, ax in enumerate(panels.axes):
         quantity, label = list(quantities.items())[place // len(group.bits)]
         bits = group.bits[place % len(group.bits)]
         for index, row in enumerate(group.rows):
@@ -98,8 +99,7 @@ def _curves(group: Group, key: str) -> Picture | None:
             ax.set_xlabel("epoch", fontsize=8)
         if place % len(group.bits) == 0:
             ax.set_ylabel(label, fontsize=8)
-    legend_below(figure, axes)
-    figure.suptitle(f"Training: {_place(group)}", fontsize=10)
+    figure = panels.finish(f"Training: {_place(group)}")
     text = "Validation top-1 and training loss by epoch; mean over seeds, the band from the lowest to the highest."
     return Picture(f"{key}_curves", "Training curves", text, figure)
 

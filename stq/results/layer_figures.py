@@ -8,7 +8,7 @@ from itertools import pairwise
 from .collect import Run
 from .groups import Bits, Group, Row
 from .metrics import by_layer, read_codes, read_metrics
-from .picture import Picture, legend_below, panels, style
+from .picture import Panels, Picture, style
 
 
 def layer_pictures(group: Group, key: str, row: Row | None) -> Iterator[Picture]:
@@ -41,8 +41,9 @@ def _attention(group: Group, key: str) -> Picture | None:
     if not ranges:
         return None
     layers = list(dict.fromkeys(layer for rows in ranges.values() for spans in rows.values() for layer in spans))
-    figure, axes = panels(len(ranges), 2, max(3.6, 0.3 * len(layers) + 1.2), 2.7)
-    for ax, (bits, rows) in zip(axes, sorted(ranges.items()), strict=True):
+    below = 0.25 + 0.05 * max(map(len, layers))
+    panels = Panels(len(ranges), 2, max(3.8, 0.3 * len(layers) + 1.2), 2.2 + below, below)
+    for ax, (bits, rows) in zip(panels.axes, sorted(ranges.items()), strict=True):
         for place, (index, spans) in enumerate(sorted(rows.items())):
             xs = [layers.index(layer) + 0.16 * (place - (len(rows) - 1) / 2) for layer in spans]
             lows, highs = zip(*spans.values(), strict=True)
@@ -52,7 +53,7 @@ def _attention(group: Group, key: str) -> Picture | None:
         ax.set_xticks(range(len(layers)), layers, rotation=60, ha="right", fontsize=7)
         ax.set_title(f"{bits[0]}/{bits[1]} bits", fontsize=9)
         ax.set_ylabel("gain over its mean", fontsize=8)
-    legend_below(figure, axes)
+    figure = panels.finish(f"Attention: {group.data}, {group.model}, first/last {group.first_last_bits} bits")
     text = "Least to largest gain of a layer's channels over their mean, after the last epoch of the lowest seed."
     return Picture(f"{key}_attention", "Range of the attention by layer", text, figure)
 
@@ -70,9 +71,9 @@ def _thresholds(run: Run, name: str, what: str) -> Picture | None:
     layers = _in_network_order(run, [layer for layer in low if low[layer].keys() == high.get(layer, {}).keys()])
     if not layers:
         return None
-    figure, axes = panels(len(layers), 4, 2.3, 1.9)
+    panels = Panels(len(layers), 4, 2.5, 2.0)
     steps = by_layer(metrics, "step")
-    for ax, layer in zip(axes, layers, strict=True):
+    for ax, layer in zip(panels.axes, layers, strict=True):
         epochs = sorted(low[layer])
         shown = [epoch + 1 for epoch in epochs]
         ax.fill_between(
@@ -88,8 +89,7 @@ def _thresholds(run: Run, name: str, what: str) -> Picture | None:
             ax.plot([e + 1 for e in own], [steps[layer][e] for e in own], color=style(1)["color"], label="step")
         ax.set_title(layer, fontsize=8)
         ax.set_xlabel("epoch", fontsize=7)
-    legend_below(figure, axes)
-    figure.suptitle(f"Thresholds: {what}", fontsize=10)
+    figure = panels.finish(f"Thresholds: {what}")
     text = f"{what}: span of each layer's thresholds over channels and levels, and its step, in units of its input."
     return Picture(f"{name}_thresholds", "Thresholds by layer over training", text, figure)
 
@@ -98,13 +98,12 @@ def _codes(run: Run, name: str, what: str) -> Picture | None:
     layers = read_codes(run)
     if not layers:
         return None
-    figure, axes = panels(len(layers), 4, 2.3, 1.9)
-    for ax, (layer, facts) in zip(axes, layers.items(), strict=True):
+    panels = Panels(len(layers), 4, 2.5, 2.0)
+    for ax, (layer, facts) in zip(panels.axes, layers.items(), strict=True):
         _histogram(ax, facts["codes"], [100 * share for share in facts["share"]], facts["thresholds"])
         ax.set_title(layer, fontsize=8)
         ax.set_ylabel("share, %", fontsize=7)
-    legend_below(figure, axes)
-    figure.suptitle(f"Codes: {what}", fontsize=10)
+    figure = panels.finish(f"Codes: {what}")
     text = (
         f"{what}: share of each integer code on the calibration batch, drawn over the interval of inputs that gets the "
         "code (mean over channels; the outermost are open); the bands are the thresholds from the lowest channel's to "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,28 +53,51 @@ def style(index: int) -> dict[str, str]:
     }
 
 
-def panels(count: int, across: int, width: float, height: float) -> tuple[Figure, Sequence[Axes]]:
-    """A figure of ``count`` panels, at most ``across`` side by side, each of the given size in inches."""
-    from matplotlib.figure import Figure
+class Panels:
+    """``count`` panels, at most ``across`` side by side, ``width`` by ``height`` inches each with their labels.
 
-    across = min(count, across)
-    down = math.ceil(count / across)
-    figure = Figure(figsize=(max(4.8, width * across), height * down + 0.5), layout="constrained")
-    axes = figure.subplots(down, across, squeeze=False).flatten()
-    for extra in axes[count:]:
-        extra.set_axis_off()
-    for each in axes[:count]:
-        each.grid(alpha=0.25)
-        each.tick_params(labelsize=8)
-    return figure, axes[:count]
+    ``below`` is the height in inches of what stands under a panel. Places are counted here and not solved for by
+    matplotlib's layout engines, which take longer than the drawing.
+    """
 
+    _LEFT, _RIGHT, _ABOVE = 0.62, 0.1, 0.3
 
-def legend_below(figure: Figure, axes: Sequence[Axes]) -> None:
-    """One legend under all panels, each label once."""
-    handles = {}
-    for each in axes:
-        for handle, label in zip(*each.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    if handles:
-        columns = min(5, len(handles)) if max(map(len, handles)) < 20 else 2 if max(map(len, handles)) < 45 else 1
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+    def __init__(self, count: int, across: int, width: float, height: float, below: float = 0.5):
+        from matplotlib.figure import Figure
+
+        self._across = min(count, across)
+        self._cell, self._below = (width, height), below
+        self.figure = Figure()
+        self.axes: list[Axes] = [self.figure.add_axes((0, 0, 1, 1), label=str(i)) for i in range(count)]
+        for each in self.axes:
+            each.grid(alpha=0.25)
+            each.tick_params(labelsize=8)
+
+    def finish(self, title: str) -> Figure:
+        """Put everything in its place: the title above all panels, one legend, each label once, below them."""
+        width, height = self._cell
+        down = math.ceil(len(self.axes) / self._across)
+        handles = {}
+        for each in self.axes:
+            for handle, label in zip(*each.get_legend_handles_labels(), strict=True):
+                handles.setdefault(label, handle)
+        total_width = max(4.8, width * self._across)
+        columns = max(1, int(total_width / (0.5 + 0.075 * max(map(len, handles), default=1))))
+        legend = 0.1 + 0.2 * math.ceil(len(handles) / columns) if handles else 0.05
+        total_height = legend + down * height + 0.3
+        self.figure.set_size_inches(total_width, total_height)
+        for place, each in enumerate(self.axes):
+            row, column = divmod(place, self._across)
+            bottom = legend + (down - 1 - row) * height + self._below
+            size = width - self._LEFT - self._RIGHT, height - self._below - self._ABOVE
+            left = column * width + self._LEFT + (total_width - width * self._across) / 2
+            each.set_position(
+                (left / total_width, bottom / total_height, size[0] / total_width, size[1] / total_height)
+            )
+        if handles:
+            names = list(handles)
+            self.figure.legend(
+                [handles[name] for name in names], names, loc="lower center", ncols=columns, frameon=False, fontsize=8
+            )
+        self.figure.suptitle(title, fontsize=10, y=1 - 0.08 / total_height)
+        return self.figure
