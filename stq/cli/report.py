@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -57,8 +58,10 @@ def main(arguments: list[str] | None = None) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # such as an output folder that cannot be written
-        print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        print(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -81,6 +84,7 @@ def _report(options: argparse.Namespace) -> None:
         if options.html:
             write_page(options.html, found, groups, sheets, options.layers)
     sys.stdout.write(render(options.format, sheets, found.failed))
+    sys.stdout.flush()
     if found.failed:
         print(f"warning: {len(found.failed)} failed runs are in no table", file=sys.stderr)
     if found.unfinished:

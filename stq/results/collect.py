@@ -84,7 +84,7 @@ def _files(places: Iterable[Path], unfinished: list[Path]) -> list[Path]:
             files.setdefault(place.resolve(), place)
         elif not place.is_dir():
             raise InputError(f"{place} does not exist: give run folders, or folders that hold them")
-        for folder, below, names in os.walk(place):
+        for folder, below, names in os.walk(place, onerror=_unreadable):
             below[:] = [name for name in below if not name.startswith(".")]  # .hydra, a trash folder, a sync tool's
             here = [name for name in names if name == FILE_NAME or name.endswith(f".{FILE_NAME}")]
             for name in here:
@@ -93,6 +93,10 @@ def _files(places: Iterable[Path], unfinished: list[Path]) -> list[Path]:
             if not here and "config.yaml" in names:
                 unfinished.append(Path(folder))
     return sorted(files.values())
+
+
+def _unreadable(error: OSError) -> None:
+    raise InputError(f"{error.filename} is not readable ({error.strerror}): the runs in it would be missing") from None
 
 
 def _check(run: Run) -> None:
@@ -106,15 +110,17 @@ def _check(run: Run) -> None:
     for key in ("weight_bits", "activation_bits", "first_last_bits", "seed", *(["epochs"] if done else [])):
         if not isinstance(result[key], int) or isinstance(result[key], bool):
             raise InputError(f"{run.path}: '{key}' is {result[key]!r}, not an integer")
-    for key in ("test_top1", "float_test_top1"):
+    if not isinstance(result["git_commit"], str | None):
+        raise InputError(f"{run.path}: 'git_commit' is {result['git_commit']!r}, not a commit")
+    for key in ("test_top1", "val_top1", "float_test_top1"):
         value = result[key]
-        if value is None and (key == "float_test_top1" or not done):
+        if value is None and (key != "test_top1" or not done):
             continue
         if not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 100:
             raise InputError(f"{run.path}: '{key}' is {value!r}, not a percentage")
-    for key in ("size_bytes", "float_size_bytes", "bops"):
+    for key in ("parameters", "size_bytes", "float_size_bytes", "wall_seconds", "bops"):
         value = result.get(key)
-        if value is not None and (not isinstance(value, int | float) or not value > 0):
+        if value is not None and (not isinstance(value, int | float) or not value >= 0):
             raise InputError(f"{run.path}: '{key}' is {value!r}, not a positive number")
 
 

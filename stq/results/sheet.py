@@ -135,7 +135,7 @@ def _recorded_floats(group: Group) -> tuple[Line, ...]:
         return ()
     mean, spread = mean_and_spread(group.float_by_seed.values())
     entry = Entry(mean, spread, tuple(group.float_by_seed), None)
-    return (Line("float baseline, as the runs recorded it", "32", None, None, {(32, 32): entry}),)
+    return (Line("float baseline (recorded)", "32", None, None, {(32, 32): entry}),)
 
 
 def _published_line(item: Published) -> Line:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ..sheet import COMPARED, PUBLISHED, Entry, Line, Sheet
+from ..sheet import COMPARED, PUBLISHED, Entry, Sheet
 from .wording import accuracy, bits_name, caption, comparison_cells, details, failure, first_last, same_n
 
 _SPECIAL = {
@@ -21,68 +21,78 @@ _PATTERN = re.compile("|".join(map(re.escape, _SPECIAL)))
 
 
 def render(sheets, failed) -> str:
-    """A table environment for each sheet, one for its comparisons; failed runs as comments at the end."""
+    """Tables of ours, of published numbers and of comparisons for each sheet; failed runs as comments at the end."""
     parts = [r"% \usepackage{booktabs} in the preamble"]
     for sheet in sheets:
-        if sheet.ours or sheet.published:
-            parts.append(_main(sheet))
-        if sheet.comparisons:
-            parts.append(_comparisons(sheet))
+        parts += [part(sheet) for part in (_ours, _published, _comparisons)]
     parts += [f"% failed, in no table: {failure(run)}".replace("\n", " ") for run in failed]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _main(sheet: Sheet) -> str:
-    columns = len(sheet.bits) + 3
-    rows = [f"Method & Float & First/last & {' & '.join(map(bits_name, sheet.bits))} \\\\", r"\midrule"]
-    rows += [_float(line) for line in sheet.floats]
-    rows += [r"\midrule"] if sheet.floats and sheet.ours else []
-    rows += [_row(sheet, line) for line in sheet.ours]
+def _ours(sheet: Sheet) -> str:
+    if not sheet.ours:
+        return ""
+    shown = [bits for bits in sheet.bits if any(bits in line.entries for line in sheet.ours)]
+    rows = [f"Method & {' & '.join(map(bits_name, shown))} \\\\", r"\midrule"]
+    for line in sheet.floats:
+        entry = line.entries[32, 32]
+        value = _escape(f"{accuracy(entry.mean, entry.spread)} ({details(entry)})")
+        rows.append(rf"{_escape(line.label)} & \multicolumn{{{len(shown)}}}{{c}}{{{value}}} \\")
+    rows += [r"\midrule"] if sheet.floats else []
+    for line in sheet.ours:
+        rows += _rows([_escape(line.label)], [line.entries.get(bits) for bits in shown], same_n(sheet))
+    notes = " ".join(_escape(note) for note in (f"{sheet.title}.", caption(sheet), *sheet.notes))
+    return _environment(sheet.key, notes, "l" + "r" * len(shown), rows, r"\small")
+
+
+def _published(sheet: Sheet) -> str:
+    if not sheet.published:
+        return ""
+    shown = [bits for bits in sheet.bits if any(bits in line.entries for line in sheet.published)]
+    rows = [f"Published & Float & First/last & {' & '.join(map(bits_name, shown))} \\\\", r"\midrule"]
     sources: list[str] = []
-    if sheet.published:
-        rows += [r"\midrule", rf"\multicolumn{{{columns}}}{{l}}{{\emph{{{_escape(PUBLISHED)}}}}} \\"]
-        for line in sheet.published:
-            source = f"{line.source} ({line.remarks})"
-            sources += [source] if source not in sources else []
-            rows.append(_row(sheet, line, f"$^{{{sources.index(source) + 1}}}$"))
-    notes = [_escape(note) for note in (sheet.title + ".", caption(sheet), *sheet.notes)]
+    for line in sheet.published:
+        source = f"{line.source} ({line.remarks})"
+        sources += [source] if source not in sources else []
+        name = f"{_escape(line.label)}$^{{{sources.index(source) + 1}}}$"
+        facts = [name, accuracy(line.float_mean, None), _escape(first_last(line.first_last))]
+        rows += _rows(facts, [line.entries.get(bits) for bits in shown], None)
+    notes = [_escape(f"{PUBLISHED}. Top-1 in percent; in brackets the difference to the float model of the source.")]
     notes += [f"$^{{{i}}}$\\,{_escape(source)}." for i, source in enumerate(sources, 1)]
-    return _environment(sheet.key, " ".join(notes), "l" + "r" * (columns - 1), rows)
+    columns = "l" + "r" * (2 + len(shown))
+    return _environment(f"{sheet.key}_published", " ".join(notes), columns, rows, r"\footnotesize")
 
 
 def _comparisons(sheet: Sheet) -> str:
+    if not sheet.comparisons:
+        return ""
     rows = [r"Bits & Compared & $n$ & Difference & 95\,\% interval & $p$ & $p$ (Holm) \\", r"\midrule"]
     rows += [" & ".join(map(_escape, comparison_cells(item))) + r" \\" for item in sheet.comparisons]
-    return _environment(f"{sheet.key}_paired", _escape(f"{sheet.title}. {COMPARED}"), "llrrrrr", rows)
+    notes = _escape(f"{sheet.title}. {COMPARED}")
+    return _environment(f"{sheet.key}_paired", notes, "llrrrrr", rows, r"\footnotesize")
 
 
-def _environment(key: str, caption: str, columns: str, rows: list[str]) -> str:
+def _rows(first: list[str], entries: list[Entry | None], n: int | None) -> list[str]:
+    """The numbers, and under them in small type what belongs to each: side by side they are too wide for a page."""
+    values, under = [], []
+    for entry in entries:
+        value = "--" if entry is None else _escape(accuracy(entry.mean, entry.spread))
+        values.append(rf"\textbf{{{value}}}" if entry and entry.best else value)
+        more = _escape(details(entry, n)) if entry else ""
+        under.append(rf"\scriptsize ({more})" if more else "")
+    rows = [" & ".join([*first, *values]) + r" \\"]
+    if any(under):
+        rows.append(" & ".join(["", *[""] * (len(first) - 1), *under]) + r" \\")
+    return rows
+
+
+def _environment(key: str, caption: str, columns: str, rows: list[str], size: str) -> str:
     body = "\n".join(rows)
     return (
-        f"\\begin{{table}}\n\\centering\n\\caption{{{caption}}}\n\\label{{tab:{key.replace('_', '-')}}}\n"
-        f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}"
+        f"\\begin{{table}}\n\\centering{size}\n\\caption{{{caption}}}\n\\label{{tab:{key.replace('_', '-')}}}\n"
+        f"\\setlength{{\\tabcolsep}}{{3pt}}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n\\bottomrule\n"
+        "\\end{tabular}\n\\end{table}"
     )
-
-
-def _float(line: Line) -> str:
-    entry = line.entries[32, 32]
-    value = f"{accuracy(entry.mean, entry.spread)} ({details(entry)})"
-    return f"{_escape(line.label)} & {_escape(value)} \\\\"
-
-
-def _row(sheet: Sheet, line: Line, mark: str = "") -> str:
-    cells = [_escape(accuracy(line.float_mean, line.float_spread)), _escape(first_last(line.first_last))]
-    cells += [_cell(line.entries.get(bits), same_n(sheet)) for bits in sheet.bits]
-    return f"{_escape(line.label)}{mark} & {' & '.join(cells)} \\\\"
-
-
-def _cell(entry: Entry | None, n: int | None) -> str:
-    if entry is None:
-        return "--"
-    value = _escape(accuracy(entry.mean, entry.spread))
-    value = rf"\textbf{{{value}}}" if entry.best else value
-    more = _escape(details(entry, n))
-    return rf"{value} {{\scriptsize ({more})}}" if more else value
 
 
 def _escape(text: str) -> str:

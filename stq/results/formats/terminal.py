@@ -54,7 +54,12 @@ def render(sheets, failed) -> str:
 
 
 def _table(sheet: Sheet) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, caption=f"{caption(sheet)} (*)", caption_justify="left", caption_style="dim")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        caption=caption(sheet).replace("is in bold", "is in bold (*)"),
+        caption_justify="left",
+        caption_style="dim",
+    )
     table.add_column("ours")
     ours = [bits for bits in sheet.bits if any(bits in line.entries for line in sheet.ours)]
     for bits in ours:

@@ -39,10 +39,12 @@ def caption(sheet: Sheet) -> str:
     """What the cells hold, with the number of seeds."""
     n = same_n(sheet)
     seeds = f"{n} seed{'s' if n > 1 else ''}" if n else "n seeds"
+    marked = any(entry.best for line in sheet.ours for entry in line.entries.values())
+    best = " The best of ours in each column is in bold." if marked else ""
     spread = "accuracy of the one seed" if n == 1 else f"mean ± sample standard deviation over {seeds}"
     return (
         f"Test top-1 in percent at weight/activation bits: {spread}; in brackets the difference to the float baseline "
-        f"in percentage points{'' if n else ', and n'}. The best of ours in each column is in bold."
+        f"in percentage points{'' if n else ', and n'}.{best}"
     )
 
 
