@@ -3,7 +3,8 @@
 A run folder holds ``config.yaml`` (composed), ``metrics.csv``, ``codes.json``, ``checkpoints/best.ckpt``
 and ``last.ckpt``, and ``result.json``: one flat JSON object with the keys of ``KEYS``. Accuracies are in percent, sizes
 in bytes, times in seconds. ``bops`` and ``macs``, operations for one input, may be there too: reports draw accuracy
-against bit operations where they are. ``schema_version`` grows when a key changes its meaning; keys may be added without that.
+against bit operations where they are. ``schema_version`` grows when a key changes its meaning; keys may be added
+without that.
 """
 
 from __future__ import annotations

@@ -20,14 +20,14 @@ def mean_and_spread(values: Iterable[float]) -> tuple[float, float | None]:
 class Paired:
     """The difference of two methods over the seeds that both have, in percentage points, with its t interval.
 
-    ``p`` is the two-sided probability of such a difference by chance under the t model, None where all differences are
-    equal, so that there is no spread to judge them by.
+    ``p`` is the two-sided probability of such a difference by chance under the t model. It and the interval are None
+    where all differences are equal: an interval of no width would claim certainty that a few seeds cannot give.
     """
 
     n: int
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float | None
 
 
@@ -40,7 +40,7 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Paired | N
     mean, spread = mean_and_spread(differences)
     n = len(seeds)
     if spread < 1e-9:  # accuracies are shares of a test set: equal differences differ by rounding only
-        return Paired(n, mean, mean, mean, None)
+        return Paired(n, mean, None, None, None)
     from scipy.special import stdtr, stdtrit
 
     error = spread / math.sqrt(n)

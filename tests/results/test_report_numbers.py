@@ -150,3 +150,12 @@ def test_two_thousand_results_take_seconds(tmp_path, capsys):
     report.main([str(tmp_path), "--format", "csv"])
     assert time.monotonic() - start < 10
     assert capsys.readouterr().out.count("\nours,") == 80
+
+
+def test_equal_differences_give_no_interval(tmp_path, lines):
+    for seed in range(3):
+        make_run(tmp_path / f"a{seed}", seed=seed, test_top1=80.1 + seed)
+        make_run(tmp_path / f"b{seed}", seed=seed, test_top1=81.3 + seed, method="pact")
+    (line,) = lines(tmp_path, "--against", "lsq")["comparison"]
+    assert float(line["difference"]) == pytest.approx(1.2)
+    assert (line["low"], line["high"], line["p"], line["p_holm"]) == ("", "", "", "")

@@ -83,7 +83,7 @@ def comparison_cells(item: Comparison) -> list[str]:
         what,
         str(result.n),
         signed(result.mean),
-        interval if result.p is not None else f"{interval}, all differences equal",
+        interval if result.p is not None else "none: all differences equal",
         _probability(result.p),
         _probability(item.corrected),
     ]
