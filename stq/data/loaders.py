@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
 import pytorch_lightning as pl
-from torch.utils.data import Dataset
+import torch
+from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from ..errors import InputError
@@ -26,3 +30,22 @@ def training_sampler(
         return None, batch_size
     sampler = DistributedSampler(data, processes, trainer.global_rank, shuffle=True, drop_last=True)
     return sampler, batch_size // processes
+
+
+class TrainingLoader(DataLoader):
+    """Seeds each epoch by (seed, epoch): after a resume, order and augmentation are those of a run left alone.
+
+    The seed is the one in force where the loader is made. All random generators are seeded, for without workers the
+    augmentation draws from them; workers are seeded from them. Without a trainer it is a plain DataLoader.
+    """
+
+    def __init__(self, *args, trainer: pl.Trainer | None, **settings):
+        super().__init__(*args, **settings)
+        self._trainer, self._seed = trainer, torch.initial_seed()
+
+    def __iter__(self) -> Iterator:
+        """The batches of the trainer's current epoch, which is known at the first batch: a resume sets it late."""
+        if self._trainer is not None:
+            epoch = np.random.SeedSequence((self._seed, self._trainer.current_epoch))
+            pl.seed_everything(int(epoch.generate_state(1)[0]), workers=True, verbose=False)
+        yield from super().__iter__()

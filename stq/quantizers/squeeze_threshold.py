@@ -120,7 +120,7 @@ class DoubleStageST(LSQActivation):
         """The equations above, per-sample g and t annealed towards their batch means; updates the running means."""
         step = self.step(x)
         gain = self._annealed(self._gain(x), self.running_gain)
-        v = self._per_sample(gain, x) * x * (1 / step)
+        v = self._per_sample(gain / step, x) * x
         threshold = self._annealed(self._threshold(v), self.running_threshold)
         return step * self.round(v - self._per_sample(threshold, x))
 
@@ -129,7 +129,7 @@ class DoubleStageST(LSQActivation):
         if self.inference == "static":
             return super().evaluate(x)
         step = self.bounded("step")
-        v = self._per_sample(self._gain(x), x) * x * (1 / step)
+        v = self._per_sample(self._gain(x) / step, x) * x
         return step * self.round(v - self._per_sample(self._threshold(v), x))
 
     def record(self) -> ActivationRecord:

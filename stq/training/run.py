@@ -80,9 +80,7 @@ def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     quantized = is_quantized(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     start = start_from(cfg, data)
-    pl.seed_everything(
-        cfg.seed, workers=True, verbose=False
-    )  # so that training a float baseline on the way is no matter
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)  # whether a float baseline was trained on the way or not
     model = start.model
     teacher = copy.deepcopy(model) if cfg.loss.distillation_weight > 0 else None
     if quantized:
@@ -133,15 +131,10 @@ def _calibrate_or_restore(cfg: DictConfig, start: Start, data: pl.LightningDataM
 
 def _trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
     quantized = is_quantized(cfg)
+    checkpoints = folder / "checkpoints"
     callbacks: list[Callback] = [
-        ModelCheckpoint(
-            folder / "checkpoints",
-            "best",
-            monitor="val_score",
-            mode="max",
-            save_last=True,
-            enable_version_counter=False,
-        ),
+        ModelCheckpoint(checkpoints, "best", monitor="val_score", mode="max", enable_version_counter=False),
+        ModelCheckpoint(checkpoints, "last", enable_version_counter=False),  # of every epoch, and knows the best
     ]
     callbacks += [progress_bar()] if cfg.trainer.enable_progress_bar else []
     if quantized:

@@ -66,7 +66,8 @@ def test_finished_run_is_not_trained_again_and_its_folder_not_overwritten(finish
         train(compose_config(runs, "bits=4"))
 
 
-def test_interrupted_run_resumes_from_its_last_checkpoint(finished, runs, monkeypatch):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_interrupted_run_resumes_and_ends_as_if_it_had_not_been(workers, finished, runs, monkeypatch):
     from stq.training.module import Classifier
 
     epochs, power = [], {"fails": True}
@@ -78,8 +79,10 @@ def test_interrupted_run_resumes_from_its_last_checkpoint(finished, runs, monkey
             raise RuntimeError("the power went")
         return original(self, batch, index)
 
+    settings = ("quantizer=double_st", "data.crop_padding=1", "loss.mixup=0.2", f"data.workers={workers}")
+    train(compose_config(runs, *settings, folder=f"undisturbed{workers}"))
     monkeypatch.setattr(Classifier, "training_step", step)
-    cfg = compose_config(runs, "quantizer=pact", folder="resumed")
+    cfg = compose_config(runs, *settings, folder=f"resumed{workers}")
     with pytest.raises(RuntimeError, match="the power went"):
         train(cfg)
     assert read_result(Path(cfg.paths.output_dir))["error"] == "RuntimeError: the power went"
@@ -88,6 +91,10 @@ def test_interrupted_run_resumes_from_its_last_checkpoint(finished, runs, monkey
     power["fails"] = False
     assert train(cfg)["status"] == "done"
     assert set(epochs) == {1}  # the first epoch was not trained again
+    names = f"resumed{workers}", f"undisturbed{workers}"
+    ends = [torch.load(runs / name / "checkpoints/last.ckpt") for name in names]
+    for name, tensor in ends[0]["state_dict"].items():  # order, crops and mixup of the second epoch were the same
+        assert torch.equal(tensor, ends[1]["state_dict"][name]), name
 
 
 def test_diverging_run_fails_with_its_reason(runs):
