@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from .base import ActivationQuantizer, WeightQuantizer, scale_gradient, sign_ste
+from .base import ActivationQuantizer, WeightQuantizer, scale_gradient, sign_ste, smallest_error
 from .record import ActivationRecord, clip, round_ste
 from .registry import register_quantizer, register_weight_quantizer
 
@@ -73,17 +73,61 @@ class LSQWeight(WeightQuantizer):
 
     def initialize(self, weight: Tensor) -> None:
         """The paper's start, for each step on its own weights."""
-        if self.per_channel:
-            step = torch.stack([initial_step(row, self.high, self.bits == 1) for row in weight])
-        else:
-            step = initial_step(weight, self.high, self.bits == 1)
-        self.set_positive("step", step)
+        self.set_positive(
+            "step", torch.stack([self.start(row) for row in weight]) if self.per_channel else self.start(weight)
+        )
 
-    def encode(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes and step; the step's gradient is scaled by 1 / sqrt(weights that share it * Qp)."""
+    def start(self, weight: Tensor) -> Tensor:
+        """Start of the step for the weights that share it."""
+        return initial_step(weight, self.high, self.bits == 1)
+
+    def step(self, weight: Tensor) -> Tensor:
+        """The step, to broadcast over ``weight``; its gradient is scaled by 1 / sqrt(weights that share it * Qp)."""
         step = self.bounded("step")
         step = scale_gradient(step, 1 / math.sqrt(weight.numel() / step.numel() * self.high))
-        if self.per_channel:
-            step = step.reshape(-1, *(1,) * (weight.dim() - 1))
+        return step.reshape(-1, *(1,) * (weight.dim() - 1)) if self.per_channel else step
+
+    def encode(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes and step."""
+        step = self.step(weight)
         v = weight / step
         return (sign_ste(v) if self.bits == 1 else round_ste(clip(v, self.low, self.high))), step
+
+
+@register_weight_quantizer("lsq_symmetric")
+class LSQSymmetricWeight(LSQWeight):
+    """A learned step on 2**bits levels that lie evenly around zero and leave zero out: odd codes -L, -L + 2, ..., L.
+
+    Ours: the levels of DoReFa's weights with LSQ's learned step, two codes apart. LSQ's own levels are one more below
+    zero than above, of which at 2 bits (-2, -1, 0, 1) one in four is hardly used. The step starts where the squared
+    error of the weights is smallest. One bit is LSQ's.
+    """
+
+    @property
+    def low(self) -> int:
+        """Smallest code, -L."""
+        return -self.levels
+
+    @property
+    def high(self) -> int:
+        """Largest code, L."""
+        return self.levels
+
+    def start(self, weight: Tensor) -> Tensor:
+        """The step of least squared error, of 64 candidates; with one bit that is mean|w|."""
+        if self.bits == 1:
+            return super().start(weight)
+        largest = 2 * weight.abs().max() / self.levels
+        candidates = largest * torch.linspace(1 / 64, 1, 64, device=weight.device)
+        return smallest_error(weight, candidates, lambda step: step / 2 * self._odd(weight / step))
+
+    def _odd(self, v: Tensor) -> Tensor:
+        """Nearest odd code of a weight in steps."""
+        return 2 * round_ste(clip(v - 0.5, -(self.levels + 1) // 2, (self.levels - 1) // 2)) + 1
+
+    def encode(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes and half the step."""
+        if self.bits == 1:
+            return super().encode(weight)
+        step = self.step(weight)
+        return self._odd(weight / step), step / 2

@@ -28,6 +28,7 @@ SQUEEZES: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda x: x.mean(-1),
     "abs": lambda x: x.abs().mean(-1),
     "max": lambda x: x.amax(-1),
+    "none": lambda x: torch.ones_like(x[..., 0]),  # attends to nothing: what learned constants alone would do
     "rms": lambda x: (x.square().mean(-1) + 1e-12).sqrt(),
 }
 

@@ -110,3 +110,33 @@ def test_a_one_bit_weight_exactly_at_the_step_still_learns():
     w = torch.full((2, 2), 0.5, dtype=torch.float64)  # equal magnitudes: v = w / s = 1 everywhere
     _, upstream, dw, _ = run(weights("lsq", 1, w).double(), w)
     close(dw, upstream)
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("bits", [2, 3, 8])
+def test_symmetric_weights_and_gradients(bits, per_channel):
+    w = torch.randn(4, 3, 3, 3, dtype=torch.float64)
+    quantizer = weights("lsq_symmetric", bits, w, per_channel=per_channel).double()
+    s = quantizer.raw_step.detach().numpy().reshape(-1, 1, 1, 1)
+    y, upstream, dw, gradients = run(quantizer, w)
+    w, half = w.numpy(), 2 ** (bits - 1)
+    levels = (np.arange(2**bits) - half + 0.5)[:, None, None, None, None] * s  # evenly around zero, none of them zero
+    nearest = np.take_along_axis(levels * np.ones_like(w), np.abs(levels - w).argmin(0)[None], 0)[0]
+    inside = np.abs(w) < (half - 0.5) * s
+    close(y, nearest, 1e-7)
+    close(dw, upstream * inside, 1e-7)
+    ds = upstream * np.where(inside, (nearest - w) / s, np.sign(w) * (half - 0.5))  # LSQ's equation 3 on this grid
+    shared = w[0].size if per_channel else w.size
+    expected = ds.sum((1, 2, 3)) if per_channel else ds.sum()
+    close(gradients["raw_step"], expected / math.sqrt(shared * (2**bits - 1)), 1e-7)
+
+
+def test_symmetric_step_starts_where_the_squared_error_is_smallest():
+    w = torch.randn(4, 3, 3, 3)
+    chosen = weights("lsq_symmetric", 2, w).raw_step.item()
+
+    def error(step):
+        return float((w - step * (torch.round(w / step - 0.5).clamp(-2, 1) + 0.5)).square().mean())
+
+    coarse = 2 * float(w.abs().max()) / 3 / 64  # the distance of two candidates
+    assert error(chosen) <= min(error(chosen - coarse), error(chosen + coarse))
