@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import InputError, TrainingFailed, nearest
 from ..results.config_hash import config_hash
-from .sweep import run_in_sweep, summarize_sweep
+from .sweep import go_on_without_a_worker, run_in_sweep, summarize_sweep
 
 _RESOLVERS = {
     "config_hash": lambda *, _root_: config_hash(_root_)[:8],  # names a sweep's run folders by their content
@@ -69,7 +69,8 @@ def application(task: Callable[[DictConfig], object], config_name: str) -> Calla
         job = Job(task)
         try:
             with _hydra_raises() as wanted:
-                hydra.main(config_path=config_folder(), config_name=config_name, version_base="1.3")(job)()
+                main = hydra.main(config_path=config_folder(), config_name=config_name, version_base="1.3")(job)
+                go_on_without_a_worker(main)
             if job.mistakes:
                 raise job.mistakes[0]
             if failed := summarize_sweep():

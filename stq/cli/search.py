@@ -1,7 +1,8 @@
 """Hyperparameter search: Optuna proposes, Hydra's launcher runs, a database in the sweep folder remembers.
 
 ``search.db`` is written before a job starts and after it ends, so a search that was killed goes on by the same command:
-ended trials are kept, and those that were running run again, in their own folders and thus from their last checkpoint.
+completed trials are kept, and those that were running or that failed run again, in their own folders and thus from
+their last checkpoint.
 A database may hold several studies: a study is named by the content of the configuration and of the search space, so
 that values from different tasks never mix.
 """
@@ -76,14 +77,20 @@ class Search:
         self._tell_best()
 
     def _take_up(self) -> tuple[list[FrozenTrial], int]:
-        """Trials that an earlier start left running, and the number of those that ended."""
+        """Trials that earlier starts left running or that failed, to run again, and the number of completed ones."""
         from optuna.trial import TrialState
 
         whole = [trial for trial in self.study.get_trials() if trial.params.keys() == self.space.keys()]
         for trial in self.study.get_trials(states=[TrialState.RUNNING]):
             if trial not in whole:  # killed while it was proposed
                 self.study.tell(trial.number, state=TrialState.FAIL)
-        return [trial for trial in whole if not trial.state.is_finished()], sum(t.state.is_finished() for t in whole)
+        again = [trial for trial in whole if trial.state == TrialState.RUNNING]
+        latest = {tuple(trial.params.items()): trial for trial in whole}
+        for trial in latest.values():
+            if trial.state == TrialState.FAIL:
+                self.study.enqueue_trial(trial.params)
+                again += self._propose(1)
+        return again, sum(trial.state == TrialState.COMPLETE for trial in whole)
 
     def _propose(self, size: int) -> list[FrozenTrial]:
         """New trials; the seed follows their number, so that an interrupted search proposes what it would have."""
@@ -113,7 +120,7 @@ class Search:
         from optuna.trial import TrialState
 
         if not self.study.get_trials(states=[TrialState.COMPLETE]):
-            raise InputError(f"no trial of the search succeeded; delete {self.folder / 'search.db'} to try them again")
+            raise InputError("no trial of the search succeeded; the same command tries them again")
         best = self.study.best_trial
         overrides = self._overrides(best)
         cfg = self.loader.load_sweep_config(self.sweeper.config, overrides)

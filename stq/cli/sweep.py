@@ -1,13 +1,15 @@
 """Sweeps: every job reports its end, failed jobs do not stop the others, and the parent tells and sums up.
 
 Jobs may run in other processes or on other machines, where nobody sees what they print. So they report through small
-files in ``<sweep>/.jobs``, and a thread of the parent prints a line for each as it appears.
+files in ``<sweep>/.jobs``, and a thread of the parent prints a line for each as it appears. A launcher whose worker
+process was killed gives up all its jobs; the sweep is then begun again, which does what is missing.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -22,7 +24,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from ..errors import TrainingFailed
+
 _REPORTS = ".jobs"
+_TRIES = 3  # of a job whose process is killed again and again
 
 
 class SweepStart(Callback):
@@ -30,6 +35,8 @@ class SweepStart(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Where a search decides on its jobs as it goes, it says itself how many to expect."""
+        if Teller.current is not None:  # begun again
+            return
         Teller.current = Teller(Path(config.hydra.sweep.dir).absolute() / _REPORTS)
         if (total := _count_jobs(config)) is not None:
             Teller.current.expect(total)
@@ -56,16 +63,16 @@ class Teller:
         self.folder, self.total, self.started = folder, 0, time.time()
         self.reports: dict[str, dict[str, Any]] = {}
         folder.mkdir(parents=True, exist_ok=True)
-        for report in folder.glob("*.json"):
-            report.unlink()
+        for old in (path for kind in ("json", "begun", "killed") for path in folder.glob(f"*.{kind}")):
+            old.unlink()
         self._seen: set[tuple[str, int]] = set()
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def expect(self, total: int, before: str = "") -> None:
-        """Say how many jobs there will be."""
-        self.total = total
+        """Say how many jobs there will be, beside those that ended already."""
+        self.total = len(self.reports) + total
         print(f"{before}{total} job{'s' * (total != 1)}, run folders in {self.folder.parent}", flush=True)
 
     def end(self) -> None:
@@ -102,15 +109,45 @@ def run_in_sweep(task: Callable[[DictConfig], object], cfg: DictConfig) -> objec
     hydra_cfg = HydraConfig.get()
     folder = Path(hydra_cfg.runtime.output_dir)
     started, error, value = time.time(), None, float("nan")
+    reports = Path(hydra_cfg.sweep.dir) / _REPORTS
+    reports.mkdir(parents=True, exist_ok=True)
     try:
         with _sole_worker(folder):
+            _begin(reports, folder.name)
             value = task(cfg)
     except Exception as failure:  # whatever it is, the other jobs go on
         error = str(failure).strip().splitlines()[0] if str(failure).strip() else type(failure).__name__
         (folder / "traceback.txt").write_text(traceback.format_exc())
     report = {"folder": str(folder), "error": error, "value": value, "seconds": time.time() - started}
-    _report(Path(hydra_cfg.sweep.dir) / _REPORTS, hydra_cfg.job.num, report)
+    _report(reports, f"{hydra_cfg.job.num}_{folder.name}", report)
+    (reports / f"{folder.name}.begun").unlink(missing_ok=True)
     return value
+
+
+def go_on_without_a_worker(sweep: Callable[[], None]) -> None:
+    """Run a sweep, and again where its launcher gives up because a worker process was killed; raises other errors."""
+    Teller.current = None
+    while True:
+        try:
+            return sweep()
+        except Exception as error:
+            killed = re.search("Terminated|WorkerCrashed", type(error).__name__)
+            cut_short = list(Teller.current.folder.glob("*.begun")) if killed and Teller.current else []
+            if not cut_short:
+                raise
+            for job in cut_short:
+                with job.with_suffix(".killed").open("a") as times:
+                    times.write(".")
+                job.unlink()
+            print("a worker process was killed: going on with what is missing", file=sys.stderr, flush=True)
+
+
+def _begin(folder: Path, name: str) -> None:
+    """Remember that the job was begun; raises TrainingFailed where its process was killed each time that it was."""
+    times = folder / f"{name}.killed"
+    if times.is_file() and times.stat().st_size >= _TRIES:
+        raise TrainingFailed(f"its process was killed {_TRIES} times: perhaps the memory does not suffice")
+    (folder / f"{name}.begun").touch()
 
 
 def _sole_worker(folder: Path) -> AbstractContextManager:
@@ -127,11 +164,10 @@ def _sole_worker(folder: Path) -> AbstractContextManager:
         return lock.acquire()
 
 
-def _report(folder: Path, number: int, report: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{number}.{os.getpid()}.part"
+def _report(folder: Path, name: str, report: dict[str, Any]) -> None:
+    part = folder / f".{name}.{os.getpid()}.part"
     part.write_text(json.dumps(report))
-    part.replace(folder / f"{number}.json")
+    part.replace(folder / f"{name}.json")
 
 
 def summarize_sweep() -> int:

@@ -66,9 +66,15 @@ def test_search_goes_on(sweep, tmp_path):
     assert len(study(folder)) == 2
 
 
-def test_failed_trials_are_no_best_trial(sweep, tmp_path):
+def test_failed_trials_are_no_best_trial_and_run_again(sweep, tmp_path):
     status, _, err = sweep(*SEARCH, "hydra.sweeper.trials=2", "quantizer.method=lsqq")
     assert status == 2
     assert err.count("FAILED") == 2
     assert "error: no trial of the search succeeded" in err.splitlines()[-1]
-    assert {trial.state.name for trial in study(tmp_path / "search")[0].trials} == {"FAIL"}
+    (first,) = study(tmp_path / "search")
+    assert {trial.state.name for trial in first.trials} == {"FAIL"}
+    tried = [trial.params for trial in first.trials]
+    status, out, _ = sweep(*SEARCH, "hydra.sweeper.trials=2", "quantizer.method=lsqq")
+    assert out.startswith("2 jobs")
+    (again,) = study(tmp_path / "search")
+    assert [trial.params for trial in again.trials[2:]] == tried
