@@ -117,6 +117,8 @@ def explain(error: Exception, config_name: str) -> str | None:
 
     if isinstance(error, InputError | TrainingFailed):
         return str(error)
+    if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):  # Hydra on key=null
+        return "a configuration group cannot be set to null: leave it out, or name one of its options"
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
     text = str(error)
