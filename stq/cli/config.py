@@ -134,7 +134,12 @@ def explain(error: Exception, config_name: str) -> str | None:
         key = found.group(1)
         if _is_group(key):
             return f"{key} is a group without a default: choose an option with +{key}=OPTION"
-        return f"there is no setting '{key}'{nearest(key, _keys(config_name))}; a new one is added with +{key}=VALUE"
+        keys = list(_keys(config_name))
+        if key in keys:
+            return (
+                f"{key} lacks an entry of those given: see its entries with --help, or add one with +{key}.NAME=VALUE"
+            )
+        return f"there is no setting '{key}'{nearest(key, keys)}; a new one is added with +{key}=VALUE"
     if found := re.search(r"[Mm]issing mandatory value: ?([\w.]+)", text):
         return f"{found.group(1)} must be given: {found.group(1)}=VALUE"
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__

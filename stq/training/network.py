@@ -49,13 +49,15 @@ def is_quantized(cfg: DictConfig) -> bool:
 
 def add_quantizers(model: nn.Module, cfg: DictConfig) -> None:
     """``stq.quantize`` with the configuration's bits, methods and policy. Raises InputError for what is wrong there."""
+    settings = plain(cfg.quantizer)
+    settings["weight_settings"] = {k: v for k, v in settings["weight_settings"].items() if v is not None}
     try:
         quantize(
             model,
             weight_bits=cfg.weight_bits,
             activation_bits=cfg.activation_bits,
             first_last_bits=cfg.first_last_bits,
-            **plain(cfg.quantizer),
+            **settings,
         )
     except ValueError as error:
         raise InputError(str(error)) from error

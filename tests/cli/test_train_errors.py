@@ -17,6 +17,7 @@ def run(main, monkeypatch, capsys, *arguments) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["quantizer.weight_settings={per_chanel:true}"], r"error: quantizer.weight_settings lacks an entry"),
         (["experiment=null"], r"error: a configuration group cannot be set to null"),
         (["quantizer=lsqq"], r"error: quantizer=lsqq is not an option (did you mean 'lsq'?)"),
         (["bits=9"], "error: weight_bits=9 is not a bit width: use 1 to 8, or 32 for float"),
