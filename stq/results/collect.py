@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .schema import FILE_NAME, read_result
+from .schema import FILE_NAME, OPTIONAL_KEYS, read_result
 from .settings import read_settings
 
 
@@ -118,7 +118,7 @@ def _check(run: Run) -> None:
             continue
         if not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 100:
             raise InputError(f"{run.path}: '{key}' is {value!r}, not a percentage")
-    for key in ("parameters", "size_bytes", "float_size_bytes", "wall_seconds", "bops"):
+    for key in ("parameters", "size_bytes", "float_size_bytes", "wall_seconds", *OPTIONAL_KEYS):
         value = result.get(key)
         if value is not None and (not isinstance(value, int | float) or not value >= 0):
             raise InputError(f"{run.path}: '{key}' is {value!r}, not a positive number")

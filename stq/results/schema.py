@@ -1,10 +1,9 @@
 """``result.json``, the record of one run, and its schema.
 
 A run folder holds ``config.yaml`` (composed), ``metrics.csv``, ``codes.json``, ``checkpoints/best.ckpt``
-and ``last.ckpt``, and ``result.json``: one flat JSON object with the keys of ``KEYS``. Accuracies are in percent, sizes
-in bytes, times in seconds. ``bops`` and ``macs``, operations for one input, may be there too: reports draw accuracy
-against bit operations where they are. ``schema_version`` grows when a key changes its meaning; keys may be added
-without that.
+and ``last.ckpt``, and ``result.json``: one flat JSON object with the keys of ``KEYS`` and of ``OPTIONAL_KEYS``, which
+older results may lack. Accuracies are in percent, sizes in bytes, times in seconds. ``schema_version`` grows when a key
+changes its meaning; optional keys may be added without that.
 """
 
 from __future__ import annotations
@@ -46,6 +45,14 @@ KEYS: dict[str, str] = {
     "config_hash": "hash of what decides the result: the configuration without paths, loggers and launchers",
     "tags": "list of the user's labels",
     "started": "start of the run, ISO 8601, UTC",
+}
+# the cost of one input through the deployed network, as stq.cost counts it; null where the network cannot be followed
+OPTIONAL_KEYS: dict[str, str] = {
+    "macs": "multiplications of the convolutions and linear layers (blocks kept for dynamic inference not counted)",
+    "bops": "bit operations: multiplications times weight bits times activation bits, summed over layers",
+    "float_bops": "bit operations of the same network at 32 bits",
+    "activation_bytes": "peak memory of the activations",
+    "float_activation_bytes": "peak memory of the activations of the same network in 32-bit floating point",
 }
 
 

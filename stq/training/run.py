@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
 from ..calibration import calibrate
-from ..deploy.cost import model_size
+from ..deploy.cost import cost, model_size
 from ..errors import InputError, TrainingFailed
 from ..quantizers import get_method
 from ..results.config_hash import config_hash
-from ..results.schema import SCHEMA_VERSION, finished_result, write_result
+from ..results.schema import OPTIONAL_KEYS, SCHEMA_VERSION, finished_result, write_result
 from .callbacks import ProgressiveBits, QuantizerProgress, progress_bar
 from .identity import command, git_commit, hardware, versions
 from .load import build_data
@@ -99,18 +100,26 @@ def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     trainer.test(module, data, verbose=False)
     if quantized and rank_zero_only.rank == 0:
         write_codes(module.model, data.calibration_batch(), folder / "codes.json")
-    size = model_size(module.model)
     return {
         "status": "done",
         "epochs": trainer.max_epochs,
         "val_top1": module.accuracy["val"],
         "test_top1": module.accuracy["test"],
         "float_test_top1": start.float_test_top1,
-        "parameters": size.parameters,
-        "size_bytes": size.size_bytes,
-        "float_size_bytes": size.float_size_bytes,
         "wall_seconds": round(seconds, 2),
+        **_cost(module.model, data),
     }
+
+
+def _cost(model: torch.nn.Module, data: pl.LightningDataModule) -> dict[str, Any]:
+    """Size, and the cost of one input where that can be told: a run that has been trained is not lost for it."""
+    size = model_size(model)._asdict()
+    try:
+        found = cost(model, (data.in_chans, data.image_size, data.image_size))
+    except Exception as error:  # the model's own code runs in there, and is traced
+        log.warning("result.json has no cost of one input: %s", _sentence(error))
+        return size
+    return size | {key: getattr(found, key) for key in OPTIONAL_KEYS}
 
 
 def _calibrate_or_restore(cfg: DictConfig, start: Start, data: pl.LightningDataModule) -> None:
@@ -190,6 +199,7 @@ def _facts(cfg: DictConfig, identity: str, started: str) -> dict[str, Any]:
         "size_bytes": None,
         "float_size_bytes": None,
         "wall_seconds": None,
+        **dict.fromkeys(OPTIONAL_KEYS),
         "versions": versions(),
         "git_commit": git_commit(),
         "hardware": hardware(),

@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from stq.errors import InputError, TrainingFailed
-from stq.results.schema import KEYS, read_result
+from stq.results.schema import KEYS, OPTIONAL_KEYS, read_result
 from stq.training import load_run, train
 from stq.training.evaluate import evaluate_run
 from stq.training.start import float_config
@@ -21,7 +21,7 @@ def test_run_folder_holds_what_the_schema_says(finished):
     result, cfg = finished
     folder = Path(cfg.paths.output_dir)
     assert read_result(folder) == json.loads(json.dumps(result))
-    assert result.keys() == KEYS.keys()
+    assert result.keys() == KEYS.keys() | OPTIONAL_KEYS.keys()
     assert (result["method"], result["weight_bits"], result["activation_bits"]) == ("double_st", 3, 3)
     assert OmegaConf.load(folder / "config.yaml").quantizer.method == "double_st"
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
@@ -29,6 +29,35 @@ def test_run_folder_holds_what_the_schema_says(finished):
     for name in ("train_loss", "train_top1", "val_top1", "lr", "step/layer1.0.conv1", "threshold_max/fc", "zero/conv1"):
         assert any(row[name] for row in rows), name
     assert set(json.loads((folder / "codes.json").read_text())) >= {"conv1", "layer1.0.conv1", "fc"}
+
+
+def test_result_holds_the_cost_of_one_input_counted_by_hand(finished):
+    result, _ = finished
+    # conv1, two convolutions in each stage of 4, 8 and 16 channels at 8, 4 and 2 pixels, fc
+    outer = 64 * 4 * 9 + 16 * 10
+    inner = 64 * 4 * (36 + 36) + 16 * 8 * (36 + 72) + 4 * 16 * (72 + 144)
+    assert result["macs"] == outer + inner
+    assert result["bops"] == 8 * 8 * outer + 3 * 3 * inner
+    assert result["float_bops"] == 32 * 32 * (outer + inner)
+    # at the second convolution: the block's input, which its shortcut needs, the convolution's input and its output
+    assert result["float_activation_bytes"] == 3 * 4 * (4 * 64)
+    assert 0 < result["activation_bytes"] < result["float_activation_bytes"]
+    baseline = read_result(Path(float_config(finished[1]).paths.output_dir))
+    assert baseline["bops"] == baseline["float_bops"] == result["float_bops"]
+
+
+@pytest.mark.parametrize("trouble", ["no static record", "cannot be followed"])
+def test_a_cost_that_cannot_be_told_does_not_lose_the_run(trouble, runs, monkeypatch):
+    def fails(model, input_size):
+        raise RuntimeError("the model's own code")
+
+    if trouble == "cannot be followed":
+        monkeypatch.setattr("stq.training.run.cost", fails)
+    settings = ("init=scratch", "trainer.max_epochs=1", "quantizer.settings.inference=dynamic")
+    result = train(compose_config(runs, *settings, folder=trouble.replace(" ", "_")))
+    assert (result["status"], result["size_bytes"] > 0) == ("done", True)
+    unknown = {key for key in OPTIONAL_KEYS if result[key] is None}
+    assert unknown == (OPTIONAL_KEYS.keys() if trouble == "cannot be followed" else set())
 
 
 def test_accuracy_is_that_of_the_selected_checkpoint_counted_by_hand(finished):
