@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import InputError, nearest
+from .costs import CostLine, cost_lines, cost_notes
 from .groups import Bits, Group, Row
 from .published import Published, normalised
 from .significance import CONFIDENCE, Paired, holm, mean_and_spread, paired
@@ -57,12 +58,17 @@ class Sheet:
     floats: tuple[Line, ...]
     published: tuple[Line, ...]
     comparisons: tuple[Comparison, ...]
+    costs: tuple[CostLine, ...]
     notes: tuple[str, ...]
 
 
 COMPARED = (
     f"Paired over the seeds that both have: mean difference in percentage points, {CONFIDENCE:.0%} t interval, "
     "p of the t test, and p after Holm's correction for all comparisons listed."
+)
+COSTS = (
+    "Cost of one input as deployed; in brackets how many times less than the float network. A bit operation is a "
+    "multiplication (MAC) of a convolution or linear layer, times the bits of its weights and of its activations."
 )
 PUBLISHED = "Published by others: not ours, not averaged with ours, under their own recipes"
 
@@ -96,7 +102,8 @@ def make_sheet(group: Group, published: Mapping[tuple[str, str], Sequence[Publis
         tuple(_float_line(row) for row in group.floats) or _recorded_floats(group),
         theirs,
         tuple(_comparisons(group, best, against)),
-        tuple(group.notes),
+        cost_lines(group),
+        (*group.notes, *cost_notes(group)),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
+from ..costs import FLOAT_NETWORK
 from ..sheet import Sheet
 
 COLUMNS = (
@@ -25,10 +26,17 @@ COLUMNS = (
     "p",
     "p_holm",
     "best",
+    "size_bytes",  # and what follows: the cost of one input, as in result.json
+    "macs",
+    "bops",
+    "activation_bytes",
     "reference",
     "source",
     "remarks",
 )
+
+
+_COSTS = ("size_bytes", "macs", "bops", "activation_bytes")
 
 
 def render(sheets, failed) -> str:
@@ -46,9 +54,14 @@ def render(sheets, failed) -> str:
 
 
 def _lines(sheet: Sheet):
+    costs = {}
+    for line in sheet.costs:
+        kind = "float" if line.rows == (FLOAT_NETWORK,) else "ours"
+        costs |= {(kind, row, line.bits): line.cost for row in line.rows}
     for kind, lines in (("float", sheet.floats), ("ours", sheet.ours), ("published", sheet.published)):
         for line in lines:
             for bits, entry in line.entries.items():
+                cost = costs.get((kind, FLOAT_NETWORK if kind == "float" else line.label, bits), ())
                 yield _place(kind, sheet, line.label, bits) | {
                     "first_last": line.first_last,
                     "top1_mean": entry.mean,
@@ -58,6 +71,7 @@ def _lines(sheet: Sheet):
                     "float_top1": line.float_mean,
                     "difference": entry.gap,
                     "best": int(entry.best) if kind == "ours" else None,
+                    **dict(zip(_COSTS, cost, strict=False)),
                     "source": line.source,
                     "remarks": line.remarks,
                 }

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 
-from ..sheet import COMPARED, PUBLISHED, Entry, Sheet
-from .wording import accuracy, bits_name, caption, comparison_cells, details, failure, first_last, same_n
+from ..sheet import COMPARED, COSTS, PUBLISHED, Entry, Sheet
+from .wording import accuracy, bits_name, caption, comparison_cells, cost_table, details, failure, first_last, same_n
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "±": r"$\pm$",
     "−": "$-$",
+    "×": r"$\times$",
+    "⁶": "$^6$",
     "–": "--",
     "<": "$<$",
     ">": "$>$",
@@ -24,7 +26,7 @@ def render(sheets, failed) -> str:
     """Tables of ours, of published numbers and of comparisons for each sheet; failed runs as comments at the end."""
     parts = [r"% \usepackage{booktabs} in the preamble"]
     for sheet in sheets:
-        parts += [part(sheet) for part in (_ours, _published, _comparisons)]
+        parts += [part(sheet) for part in (_ours, _published, _comparisons, _costs)]
     parts += [f"% failed, in no table: {failure(run)}".replace("\n", " ") for run in failed]
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -70,6 +72,15 @@ def _comparisons(sheet: Sheet) -> str:
     rows += [" & ".join(map(_escape, comparison_cells(item))) + r" \\" for item in sheet.comparisons]
     notes = _escape(f"{sheet.title}. {COMPARED}")
     return _environment(f"{sheet.key}_paired", notes, "llrrrrr", rows, r"\footnotesize")
+
+
+def _costs(sheet: Sheet) -> str:
+    if not sheet.costs:
+        return ""
+    headings, *lines = ([_escape(cell) for cell in row] for row in cost_table(sheet))
+    rows = [" & ".join(headings) + r" \\", r"\midrule", *(" & ".join(line) + r" \\" for line in lines)]
+    columns = r"p{0.3\linewidth}l" + "r" * (len(headings) - 2)  # many rows may share a line
+    return _environment(f"{sheet.key}_cost", _escape(f"{sheet.title}. {COSTS}"), columns, rows, r"\footnotesize")
 
 
 def _rows(first: list[str], entries: list[Entry | None], n: int | None) -> list[str]:

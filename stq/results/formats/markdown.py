@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ..sheet import COMPARED, PUBLISHED, Entry, Sheet
+from ..sheet import COMPARED, COSTS, PUBLISHED, Entry, Sheet
 from .wording import (
     COMPARISON_HEADINGS,
     DASH,
@@ -12,6 +12,7 @@ from .wording import (
     bits_name,
     caption,
     comparison_cells,
+    cost_table,
     details,
     failure,
     first_last,
@@ -48,6 +49,10 @@ def _sheet(sheet: Sheet):
     if sheet.comparisons:
         yield _table(list(COMPARISON_HEADINGS), [comparison_cells(item) for item in sheet.comparisons])
         yield f"{COMPARED}\n"
+    if sheet.costs:
+        headings, *rows = cost_table(sheet)
+        yield _table(headings, rows)
+        yield f"{COSTS}\n"
     yield from (f"Note: {_escape(note)}\n" for note in sheet.notes)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import sys
+from collections.abc import Iterable
 
 from rich import box
 from rich.console import Console
@@ -12,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..groups import Bits
-from ..sheet import COMPARED, PUBLISHED, Line, Sheet
+from ..sheet import COMPARED, COSTS, PUBLISHED, Line, Sheet
 from .wording import (
     COMPARISON_HEADINGS,
     DASH,
@@ -20,6 +21,7 @@ from .wording import (
     bits_name,
     caption,
     comparison_cells,
+    cost_table,
     details,
     failure,
     first_last,
@@ -43,6 +45,8 @@ def render(sheets, failed) -> str:
             console.print(_published(sheet))
         if sheet.comparisons:
             console.print(_comparisons(sheet))
+        if sheet.costs:
+            console.print(_costs(sheet))
         for note in sheet.notes:
             console.print(f"note: {escape(note)}")
     if failed:
@@ -84,11 +88,21 @@ def _published(sheet: Sheet) -> Table:
 
 
 def _comparisons(sheet: Sheet) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, caption=COMPARED, caption_justify="left", caption_style="dim")
-    for i, name in enumerate(COMPARISON_HEADINGS):
+    return _plain(COMPARISON_HEADINGS, [comparison_cells(item) for item in sheet.comparisons], COMPARED)
+
+
+def _costs(sheet: Sheet) -> Table:
+    headings, *rows = cost_table(sheet)
+    return _plain(headings, rows, COSTS)
+
+
+def _plain(headings: Iterable[str], rows: Iterable[Iterable[str]], text: str) -> Table:
+    """Two columns of names, then numbers."""
+    table = Table(box=box.SIMPLE_HEAD, caption=text, caption_justify="left", caption_style="dim")
+    for i, name in enumerate(headings):
         table.add_column(name, justify="right" if i not in (0, 1) else "left")
-    for item in sheet.comparisons:
-        table.add_row(*map(escape, comparison_cells(item)))
+    for row in rows:
+        table.add_row(*map(escape, row))
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..collect import Run
+from ..costs import CostLine
 from ..groups import Bits
 from ..sheet import Comparison, Entry, Sheet
 
@@ -90,6 +91,35 @@ def comparison_cells(item: Comparison) -> list[str]:
 
 
 COMPARISON_HEADINGS = ("bits", "compared", "n", "difference", "95 % interval", "p", "p (Holm)")
+
+
+_UNITS = (("size, KiB", 1024), ("MACs, 10⁶", 1e6), ("bit operations, 10⁶", 1e6), ("activation peak, KiB", 1024))
+
+
+def cost_table(sheet: Sheet) -> list[list[str]]:
+    """The headings and a row for each line of ``sheet.costs``; a quantity that none of them has is no column."""
+    shown = [i for i in range(len(_UNITS)) if any(line.cost[i] is not None for line in sheet.costs)]
+    rows = [["network", "bits", *(_UNITS[i][0] for i in shown)]]
+    for line in sheet.costs:
+        rows.append([_sharing(line, sheet), bits_name(line.bits), *(_cost(line, i) for i in shown)])
+    return rows
+
+
+def _sharing(line: CostLine, sheet: Sheet, most: int = 6) -> str:
+    """The rows by name, or their number where they are many and all that there are at these bits."""
+    everyone = sum(line.bits in ours.entries for ours in sheet.ours)
+    if len(line.rows) == everyone > most:
+        return f"all {everyone} rows"
+    return ", ".join(line.rows)
+
+
+def _cost(line: CostLine, index: int) -> str:
+    value, ratio = line.cost[index], line.ratios[index]
+    if value is None:
+        return DASH
+    value /= _UNITS[index][1]
+    text = f"{value:,.1f}" if value >= 10 else f"{value:.3g}"
+    return text if ratio is None or line.cost == line.in_float or index == 1 else f"{text} ({ratio:.2f}×)"
 
 
 def failure(run: Run) -> str:

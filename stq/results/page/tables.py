@@ -12,12 +12,13 @@ from ..formats.wording import (
     bits_name,
     caption,
     comparison_cells,
+    cost_table,
     details,
     first_last,
     float_lines,
     same_n,
 )
-from ..sheet import COMPARED, PUBLISHED, Entry, Sheet
+from ..sheet import COMPARED, COSTS, PUBLISHED, Entry, Sheet
 
 
 def our_table(sheet: Sheet) -> str:
@@ -61,6 +62,17 @@ def comparison_table(sheet: Sheet) -> str:
         rows.append(f"<tr>{name}{''.join(f'<td>{cell}</td>' for cell in cells[2:])}</tr>")
     table = _table(f"{sheet.title}: comparison over seeds", COMPARISON_HEADINGS, rows, COMPARED)
     return f"<details><summary>Paired comparison over seeds</summary>{table}</details>"
+
+
+def costs_table(sheet: Sheet) -> str:
+    """A line for each distinct cost."""
+    if not sheet.costs:
+        return ""
+    headings, *lines = cost_table(sheet)
+    rows = []
+    for name, *cells in ([escape(cell) for cell in line] for line in lines):
+        rows.append(f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
+    return "<h3>Cost</h3>" + _table(f"{sheet.title}: cost of one input", headings, rows, COSTS)
 
 
 def notes(sheet: Sheet) -> str:
