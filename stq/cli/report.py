@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ..errors import InputError
 
@@ -41,6 +42,12 @@ def _parser() -> argparse.ArgumentParser:
         help="write report.md, report.tex, report.csv, report.html and figures/ (SVG and PDF) there",
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write only the page: one file that needs no network")
+    parser.add_argument(
+        "--wandb",
+        metavar="PROJECT",
+        help="log the files of --output as one artifact, and the table, in a run of this wandb project (or "
+        "ENTITY/PROJECT); offline where no key is known",
+    )
     parser.add_argument("--against", metavar="ROW", help="compare with this row, not with the best of each column")
     parser.add_argument(
         "--layers", metavar="ROW", help="figures by layer for this row, not for the best at each bit width"
@@ -76,13 +83,19 @@ def _report(options: argparse.Namespace) -> None:
     groups = make_groups(found.done)
     published = {} if options.no_published else read_published(options.published or published_file())
     sheets = make_sheets(groups, published, options.against)
-    if options.output or options.html:
+    if options.output or options.html or options.wandb:
         from ..results.write import write_page, write_report
 
-        if options.output:
-            write_report(options.output, found, groups, sheets, options.layers)
-        if options.html:
-            write_page(options.html, found, groups, sheets, options.layers)
+        with TemporaryDirectory() as spare:
+            if options.output or options.wandb:
+                folder = options.output or Path(spare)
+                write_report(folder, found, groups, sheets, options.layers)
+            if options.html:
+                write_page(options.html, found, groups, sheets, options.layers)
+            if options.wandb:
+                from ..results.wandb_report import log_report
+
+                print(log_report(options.wandb, folder, sheets), file=sys.stderr)
     sys.stdout.write(render(options.format, sheets, found.failed))
     sys.stdout.flush()
     if found.failed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from ..errors import InputError, nearest
+from ..results.wandb_mode import default_mode
 
 LOGGERS = ("csv", "wandb", "tensorboard")
 
@@ -37,11 +37,7 @@ def build_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
 
 def _wandb(cfg: DictConfig, folder: Path) -> WandbLogger:
     """One wandb run for each job; offline where nobody is logged in, to be sent later by ``wandb sync``."""
-    import wandb
-
-    online = bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
     in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    mode = cfg.logger.mode or ("online" if online else "offline")
     return WandbLogger(
         project=cfg.logger.project,
         group=cfg.logger.group or (cfg.sweep_name if in_sweep else None),
@@ -49,7 +45,7 @@ def _wandb(cfg: DictConfig, folder: Path) -> WandbLogger:
         name=folder.name,
         tags=list(cfg.tags),
         save_dir=str(folder),
-        mode=mode,
+        mode=cfg.logger.mode or default_mode(),
         config=OmegaConf.to_container(cfg, resolve=True),
         reinit="finish_previous",
     )

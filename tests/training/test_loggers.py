@@ -1,38 +1,15 @@
 """wandb, offline: one run for each job, closed when the job ends or fails."""
 
 import json
-import struct
 
 import pytest
 import wandb
-from wandb.proto import wandb_internal_pb2
 
 from stq.errors import TrainingFailed
 from stq.training import train
 
+from ..wandb_files import records
 from .conftest import compose_config
-
-
-def messages(data: bytes):
-    """The messages of a .wandb file: LevelDB's log format behind a header of 7 bytes, in blocks of 32 KiB."""
-    message, position = b"", 7
-    while position + 7 <= len(data):
-        if 32768 - position % 32768 < 7:
-            position += 32768 - position % 32768
-            continue
-        length, kind = struct.unpack("<HB", data[position + 4 : position + 7])
-        message += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            yield message
-            message = b""
-
-
-def records(folder):
-    """What wandb wrote into the one offline run under a run folder."""
-    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    for message in messages(file.read_bytes()):
-        yield wandb_internal_pb2.Record.FromString(message)
 
 
 def test_each_job_is_a_wandb_run_of_its_own(runs, monkeypatch):

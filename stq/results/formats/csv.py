@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 
 from ..costs import FLOAT_NETWORK
 from ..sheet import Sheet
@@ -45,7 +46,7 @@ def render(sheets, failed) -> str:
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for sheet in sheets:
-        writer.writerows(_lines(sheet))
+        writer.writerows(lines(sheet))
     for run in failed:
         facts = {key: run.result[key] for key in ("weight_bits", "activation_bits")}
         why = {"row": run.result["method"], "seeds": run.result["seed"], "remarks": run.result["error"]}
@@ -53,13 +54,14 @@ def render(sheets, failed) -> str:
     return out.getvalue()
 
 
-def _lines(sheet: Sheet):
+def lines(sheet: Sheet) -> Iterator[dict]:
+    """The lines of a sheet by column; a column that says nothing of a line is not in it."""
     costs = {}
     for line in sheet.costs:
         kind = "float" if line.rows == (FLOAT_NETWORK,) else "ours"
         costs |= {(kind, row, line.bits): line.cost for row in line.rows}
-    for kind, lines in (("float", sheet.floats), ("ours", sheet.ours), ("published", sheet.published)):
-        for line in lines:
+    for kind, members in (("float", sheet.floats), ("ours", sheet.ours), ("published", sheet.published)):
+        for line in members:
             for bits, entry in line.entries.items():
                 cost = costs.get((kind, FLOAT_NETWORK if kind == "float" else line.label, bits), ())
                 yield _place(kind, sheet, line.label, bits) | {
