@@ -63,6 +63,11 @@ CASES = {
     lambda folder: make_run(folder / "a", test_top1=float("nan")): "'test_top1' is nan",
     lambda folder: make_run(folder / "a", test_top1="90"): "'test_top1' is '90'",
     lambda folder: make_run(folder / "a", seed=None): "'seed' is None",
+    lambda folder: make_run(folder / "a", seed=True): "'seed' is True",
+    lambda folder: make_run(folder / "a", test_top1=100.5): "'test_top1' is 100.5, not a percentage",
+    lambda folder: make_run(folder / "a", size_bytes=-1): "'size_bytes' is -1",
+    lambda folder: make_run(folder / "a", bops="many"): "'bops' is 'many', not a positive number",
+    lambda folder: make_run(folder / "a", status="going on"): "neither 'done' nor 'failed'",
 }
 
 
@@ -105,7 +110,8 @@ def test_failed_runs_are_listed_apart_with_their_reason(tmp_path, capsys, form):
 def test_hidden_folders_and_a_folder_named_twice_do_not_count(tmp_path, capsys):
     make_run(tmp_path / "a", test_top1=80.0)
     make_run(tmp_path / ".trash" / "b", seed=1, test_top1=10.0)
-    report.main([str(tmp_path), str(tmp_path / "a"), "--format", "csv"])
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    report.main([str(tmp_path), str(tmp_path / "a"), str(tmp_path / "link"), "--format", "csv"])
     assert ",80.0,,1,0," in capsys.readouterr().out  # mean, no deviation, n, seeds
 
 

@@ -16,6 +16,7 @@ _SPECIAL = {
     "–": "--",
     "<": "$<$",
     ">": "$>$",
+    "|": r"\textbar{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
 } | {character: f"\\{character}" for character in "&%$#_{}"}
