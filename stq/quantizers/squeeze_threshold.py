@@ -10,6 +10,11 @@ are our reconstruction, for the papers' layer sizes and activation functions are
     y = s * q              the step s is learned as in LSQ; at the start g = 1 and t = 0, which is LSQ
 
 In code: channel c gives code i where x crosses ``s (i - 1/2 + t_c) / g_c``.
+
+With ``intervals`` the L segments between levels, each one step wide otherwise, have learned widths a_1 ... a_L (in
+steps, 1 at the start), shared by the channels: ``q = low + round(sum_i clip((v - t - b_i) / a_i, 0, 1))`` with
+``b_i = low + a_1 + ... + a_{i-1}``. The output levels stay uniform, the thresholds do not; so does N2UQ (arXiv
+2111.14826), from which the gradient through the segments is taken too.
 """
 
 from __future__ import annotations
@@ -20,8 +25,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .base import scale_gradient
 from .lsq import LSQActivation
-from .record import ActivationRecord, clip
+from .record import ActivationRecord, clip, round_ste
 from .registry import register_quantizer
 
 SQUEEZES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -79,7 +85,8 @@ class DoubleStageST(LSQActivation):
     t_max: largest threshold shift, in codes. anneal: part of training over which per-sample g and t turn into their
     batch means (0: per sample throughout). squeeze: statistic over the positions (``SQUEEZES``). inference: "static"
     evaluates with the running means, "dynamic" with the attention, which is an ablation and has no static record.
-    range_stage, threshold_stage: whether stage one and stage two are there.
+    range_stage, threshold_stage: whether stage one and stage two are there. intervals: learn the widths of the
+    intervals as well, which has no static record yet.
     """
 
     def __init__(
@@ -93,6 +100,7 @@ class DoubleStageST(LSQActivation):
         inference: str = "static",
         range_stage: bool = True,
         threshold_stage: bool = True,
+        intervals: bool = False,
         **common,
     ):
         super().__init__(*args, **common)
@@ -108,6 +116,9 @@ class DoubleStageST(LSQActivation):
         self.squeeze = squeeze
         self.range_attention = Attention(self.channels, reduction) if range_stage else None
         self.threshold_attention = Attention(self.channels, reduction) if threshold_stage else None
+        self.intervals = intervals
+        if intervals:
+            self.positive("widths", (self.levels,))
         self.register_buffer("running_gain", torch.ones(self.channels))
         self.register_buffer("running_threshold", torch.zeros(self.channels))
         self.register_buffer("mix", torch.zeros(()))  # lambda of the annealing: 0 per sample, 1 batch mean
@@ -123,22 +134,36 @@ class DoubleStageST(LSQActivation):
         gain = self._annealed(self._gain(x), self.running_gain)
         v = self._per_sample(gain / step, x) * x
         threshold = self._annealed(self._threshold(v), self.running_threshold)
-        return step * self.round(v - self._per_sample(threshold, x))
+        return step * self._code(v - self._per_sample(threshold, x), x)
 
     def evaluate(self, x: Tensor) -> Tensor:
         """Static evaluation is that of every quantizer; dynamic evaluation keeps the attention."""
-        if self.inference == "static":
+        if self.inference == "static" and not self.intervals:
             return super().evaluate(x)
         step = self.bounded("step")
-        v = self._per_sample(self._gain(x) / step, x) * x
-        return step * self.round(v - self._per_sample(self._threshold(v), x))
+        static = self.inference == "static"
+        gain = self.running_gain.expand(len(x), -1) if static else self._gain(x)
+        v = self._per_sample(gain / step, x) * x
+        threshold = self.running_threshold.expand(len(x), -1) if static else self._threshold(v)
+        return step * self._code(v - self._per_sample(threshold, x), x)
 
     def record(self) -> ActivationRecord:
-        """Gain g/s and shift t from the running means, scale s. Raises ValueError where inference is dynamic."""
+        """Gain g/s and shift t from the running means, scale s. Raises ValueError for dynamic or learned intervals."""
         if self.inference == "dynamic":
             raise ValueError("inference='dynamic' has no static record: use inference='static' to freeze or export")
+        if self.intervals:
+            raise ValueError("intervals=True has no static record yet: use intervals=False to freeze or export")
         step = self.bounded("step")
         return self.make_record(self.running_gain / step, self.running_threshold, step)
+
+    def _code(self, v: Tensor, x: Tensor) -> Tensor:
+        """Integer code of v, in steps; ``x`` is the quantizer's input, whose size scales the widths' gradient."""
+        if not self.intervals or self.binary:
+            return self.round(v)
+        widths = scale_gradient(self.bounded("widths"), self.gradient_scale(x))
+        begins = self.low + widths.cumsum(0) - widths
+        parts = [clip((v - begin) / width, 0, 1) for begin, width in zip(begins, widths, strict=True)]
+        return round_ste(sum(parts)) + self.low
 
     def _gain(self, x: Tensor) -> Tensor:
         if self.range_attention is None:

@@ -223,3 +223,38 @@ def test_a_linear_input_without_positions_is_one_position():
 def test_settings_out_of_range_are_refused(setting, message):
     with pytest.raises(ValueError, match=message):
         activation("double_st", 3, **setting)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("bits", [1, 2, 3])
+def test_learned_intervals_have_their_thresholds_in_the_middle_of_the_segments(bits, signed):
+    x = inputs(signed)
+    quantizer = awake("double_st", bits, signed, x, intervals=True, momentum=1.0)
+    uniform = awake("double_st", bits, signed, x)
+    uniform.load_state_dict(quantizer.state_dict(), strict=False)
+    close(quantizer(x).detach(), uniform(x).detach(), 1e-6)  # all widths are one step at the start
+    if bits == 1 and signed:
+        return  # one comparator: there is no interval
+    with torch.no_grad():
+        quantizer.raw_widths.copy_(torch.rand(2**bits - 1) + 0.5)
+    quantizer.set_progress(1.0)
+    y, upstream, _, gradients = run(quantizer, x)
+    s, low = quantizer.raw_step.item(), -(2 ** (bits - 1)) if signed else 0
+    ends = torch.cat([torch.zeros(1), quantizer.raw_widths.detach().cumsum(0)]).double() + low
+    thresholds = (ends[1:] + ends[:-1]) / 2
+    g, t = (b[:, None, None].double() for b in (quantizer.running_gain, quantizer.running_threshold))
+    u = g * x / s - t
+    expected = s * (low + (u[..., None] > thresholds).sum(-1))
+    close(y, expected, 1e-6)
+    close(quantizer.eval()(x).detach(), expected, 1e-6)
+    widths = quantizer.raw_widths.detach().double().requires_grad_()
+    ends = torch.cat([torch.zeros(1), widths.cumsum(0)]).double() + low
+    surrogate = sum(((u - ends[i]) / widths[i]).clamp(0, 1) for i in range(2**bits - 1))
+    (s * surrogate * torch.as_tensor(upstream)).sum().backward()
+    high = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
+    close(gradients["raw_widths"], widths.grad / math.sqrt(x[0].numel() * high), 1e-6)
+
+
+def test_learned_intervals_have_no_static_record_yet():
+    with pytest.raises(ValueError, match="intervals=True has no static record yet"):
+        activation("double_st", 3, batch=inputs(False), intervals=True).record()

@@ -1,0 +1,33 @@
+"""Keep the results of a sweep beside its experiment: python experiments/record.py RUNS... FOLDER
+
+Copies result.json and config.yaml (without paths, which say nothing to others) of every finished run below RUNS to
+FOLDER, named by the run; stq-report reads them there.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import yaml
+
+from stq.results.schema import read_result
+
+
+def record(runs: Path, folder: Path) -> int:
+    """Copy what is done below ``runs``; returns the number of runs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    done = [path.parent for path in sorted(runs.glob("**/result.json")) if read_result(path)["status"] == "done"]
+    for run in done:
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config.pop("paths")
+        config["data"].pop("path", None)
+        config["data"].get("source", {}).pop("path", None)
+        (folder / f"{run.name}.config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        (folder / f"{run.name}.result.json").write_bytes((run / "result.json").read_bytes())
+    return len(done)
+
+
+if __name__ == "__main__":
+    *sources, target = map(Path, sys.argv[1:])
+    print(sum(record(source, target) for source in sources), "runs recorded in", target)
