@@ -119,3 +119,17 @@ def test_a_column_without_the_row_to_compare_with_is_not_compared(tmp_path):
     for method, bits in (("a", 2), ("b", 2), ("b", 3), ("c", 3)):
         make_run(tmp_path / f"{method}{bits}", lr=0.1, method=method, weight_bits=bits, activation_bits=bits)
     assert [item.bits for item in only_sheet(tmp_path, "a").comparisons] == [(2, 2)]
+
+
+def test_a_setting_that_no_file_tells_is_a_question_mark(tmp_path):
+    make_run(tmp_path / "a", lr=0.1)
+    make_run(tmp_path / "b", seed=1)
+    assert labels(tmp_path) == ["lsq [lr=0.1]", "lsq [lr=?]"]
+
+
+def test_what_does_not_decide_the_result_makes_no_row(tmp_path):
+    for seed in range(2):
+        folder = make_run(tmp_path / f"{seed}", seed=seed)
+        incidental = f"data: {{workers: {seed}, path: /{seed}, eval_batch_size: {seed}}}\nlogger: {{name: {seed}}}\n"
+        (folder / "config.yaml").write_text(incidental)
+    assert labels(tmp_path) == ["lsq"]
