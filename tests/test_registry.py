@@ -57,7 +57,7 @@ def check_own(name):
 
 def test_the_methods_of_the_issue_are_there():
     assert stq.list_quantizers() == ["dorefa", "double_st", "lsq", "lsq_plus", "none", "pact", "st"]
-    assert stq.list_weight_quantizers() == ["dorefa", "lsq", "sawb"]
+    assert stq.list_weight_quantizers() == ["dorefa", "lsq", "lsq_symmetric", "sawb"]
 
 
 def test_wildcards_list_as_in_timm():
