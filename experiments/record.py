@@ -11,20 +11,20 @@ from pathlib import Path
 
 import yaml
 
-from stq.results.schema import read_result
+from stq.results.collect import collect
 
 
 def record(runs: Path, folder: Path) -> int:
-    """Copy what is done below ``runs``; returns the number of runs."""
+    """Copy what is done below ``runs``; returns the number of runs. Raises InputError where nothing is, or in doubt."""
     folder.mkdir(parents=True, exist_ok=True)
-    done = [path.parent for path in sorted(runs.glob("**/result.json")) if read_result(path)["status"] == "done"]
+    done = collect([runs]).done
     for run in done:
-        config = yaml.safe_load((run / "config.yaml").read_text())
+        config = yaml.safe_load(run.companion("config.yaml").read_text())
         config.pop("paths")
         config["data"].pop("path", None)
         config["data"].get("source", {}).pop("path", None)
         (folder / f"{run.name}.config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-        (folder / f"{run.name}.result.json").write_bytes((run / "result.json").read_bytes())
+        (folder / f"{run.name}.result.json").write_bytes(run.path.read_bytes())
     return len(done)
 
 

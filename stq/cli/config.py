@@ -83,7 +83,7 @@ def application(task: Callable[[DictConfig], object], config_name: str) -> Calla
         except Exception as error:
             message = explain(error, config_name)
             if wanted or message is None:
-                if summarize_sweep() and not wanted:  # a worker was killed, the launcher gave up, ...
+                if summarize_sweep() and not wanted:  # the launcher gave up
                     reason = str(error).strip().splitlines()[0]
                     raise SystemExit(f"error: the sweep was cut short ({type(error).__name__}): {reason}") from None
                 raise

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from ..errors import InputError
-from .loaders import TrainingLoader, training_sampler
+from .loaders import training_loader
 from .sources import Arrays
 
 
@@ -77,14 +77,10 @@ class ArrayDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled, augmented; each process gets its share of batch_size."""
-        sampler, size = training_sampler(self.train_set, self.batch_size, self.trainer)
-        return TrainingLoader(
+        return training_loader(
             self.train_set,
-            size,
-            sampler=sampler,
-            shuffle=sampler is None,
-            drop_last=True,
-            trainer=self.trainer,
+            self.batch_size,
+            self.trainer,
             num_workers=self.workers,
             collate_fn=self.collate,
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from ..errors import InputError
-from .loaders import TrainingLoader, training_sampler
+from .loaders import training_loader
 
 
 class TimmDataModule(pl.LightningDataModule):
@@ -93,15 +93,10 @@ class TimmDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled, augmented; each process gets its share of batch_size."""
-        sampler, size = training_sampler(self.train_set, self.batch_size, self.trainer)
-        stream = isinstance(self.train_set, IterableDataset)
-        return TrainingLoader(
+        return training_loader(
             self.train_set,
-            size,
-            sampler=None if stream else sampler,
-            shuffle=None if stream else sampler is None,
-            drop_last=True,
-            trainer=self.trainer,
+            self.batch_size,
+            self.trainer,
             num_workers=self.workers,
             pin_memory=torch.cuda.is_available(),
         )

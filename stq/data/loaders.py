@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from ..errors import InputError
-
-
-def training_sampler(
-    data: Dataset, batch_size: int, trainer: pl.Trainer | None
-) -> tuple[DistributedSampler | None, int]:
-    """Sampler and batch size of this process; ``batch_size`` is that of the whole run. No sampler in a single process.
-
-    Raises InputError if the batch cannot be divided evenly. Evaluation is never sharded: a sampler would repeat images
-    to even out the shares, and the accuracy would not be exact.
-    """
-    processes = trainer.world_size if trainer is not None else 1
-    if batch_size % processes:
-        raise InputError(
-            f"data.batch_size={batch_size} cannot be shared by {processes} processes: use a multiple of it"
-        )
-    if processes == 1:
-        return None, batch_size
-    sampler = DistributedSampler(data, processes, trainer.global_rank, shuffle=True, drop_last=True)
-    return sampler, batch_size // processes
 
 
 class TrainingLoader(DataLoader):
@@ -49,3 +31,23 @@ class TrainingLoader(DataLoader):
             epoch = np.random.SeedSequence((self._seed, self._trainer.current_epoch))
             pl.seed_everything(int(epoch.generate_state(1)[0]), workers=True, verbose=False)
         yield from super().__iter__()
+
+
+def training_loader(data: Dataset, batch_size: int, trainer: pl.Trainer | None, **settings: Any) -> DataLoader:
+    """Shuffled whole batches; ``batch_size`` is that of the whole run, of which each process gets its share.
+
+    A stream shuffles itself. settings: of the DataLoader. Raises InputError if the batch cannot be divided evenly.
+    Evaluation is never sharded: a sampler would repeat images to even out the shares, and the accuracy would not be
+    exact.
+    """
+    processes = trainer.world_size if trainer is not None else 1
+    if batch_size % processes:
+        raise InputError(
+            f"data.batch_size={batch_size} cannot be shared by {processes} processes: use a multiple of it"
+        )
+    order: dict[str, Any] = {"shuffle": True}
+    if isinstance(data, IterableDataset):
+        order = {}
+    elif processes > 1:
+        order = {"sampler": DistributedSampler(data, processes, trainer.global_rank, shuffle=True, drop_last=True)}
+    return TrainingLoader(data, batch_size // processes, drop_last=True, trainer=trainer, **order, **settings)

@@ -7,6 +7,7 @@ paper's gradient to s (eq. 3): ``round(x/s) - x/s`` inside, ``-Qn`` or ``Qp`` ou
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
@@ -52,14 +53,47 @@ class LSQActivation(ActivationQuantizer):
         return self.make_record(1 / step, torch.zeros_like(step), step)
 
 
-@register_weight_quantizer("lsq")
-class LSQWeight(WeightQuantizer):
-    """A learned step, per tensor or (``per_channel``) per output channel; one bit: ``s * sign(w)``."""
+class _LearnedStepWeight(WeightQuantizer):
+    """A learned step, per tensor or (``per_channel``) per output channel; one bit: ``s * sign(w)``.
+
+    Subclasses say which code a weight of more bits has, and how many steps lie between neighbouring codes.
+    """
+
+    steps_per_code: float
 
     def __init__(self, *args, per_channel: bool = False, **common):
         super().__init__(*args, **common)
         self.per_channel = per_channel
         self.positive("step", (self.channels,) if per_channel else ())
+
+    def initialize(self, weight: Tensor) -> None:
+        """Start each step on its own weights."""
+        start = torch.stack([self.start(row) for row in weight]) if self.per_channel else self.start(weight)
+        self.set_positive("step", start)
+
+    def start(self, weight: Tensor) -> Tensor:
+        """Start of the step for the weights that share it: the paper's."""
+        return initial_step(weight, self.high, self.bits == 1)
+
+    def encode(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes and scale; the step's gradient is scaled by 1 / sqrt(weights that share it * Qp)."""
+        step = self.bounded("step")
+        step = scale_gradient(step, 1 / math.sqrt(weight.numel() / step.numel() * self.high))
+        if self.per_channel:
+            step = step.reshape(-1, *(1,) * (weight.dim() - 1))
+        v = weight / step
+        return (sign_ste(v), step) if self.bits == 1 else (self.nearest(v), step * self.steps_per_code)
+
+    @abstractmethod
+    def nearest(self, v: Tensor) -> Tensor:
+        """The nearest code to a weight in steps, straight-through."""
+
+
+@register_weight_quantizer("lsq")
+class LSQWeight(_LearnedStepWeight):
+    """The paper's codes, one step apart: -2**(bits - 1) to 2**(bits - 1) - 1."""
+
+    steps_per_code = 1.0
 
     @property
     def low(self) -> int:
@@ -71,31 +105,13 @@ class LSQWeight(WeightQuantizer):
         """Largest code, 2**(bits - 1) - 1, or +1 for one bit."""
         return max(1, 2 ** (self.bits - 1) - 1)
 
-    def initialize(self, weight: Tensor) -> None:
-        """The paper's start, for each step on its own weights."""
-        self.set_positive(
-            "step", torch.stack([self.start(row) for row in weight]) if self.per_channel else self.start(weight)
-        )
-
-    def start(self, weight: Tensor) -> Tensor:
-        """Start of the step for the weights that share it."""
-        return initial_step(weight, self.high, self.bits == 1)
-
-    def step(self, weight: Tensor) -> Tensor:
-        """The step, to broadcast over ``weight``; its gradient is scaled by 1 / sqrt(weights that share it * Qp)."""
-        step = self.bounded("step")
-        step = scale_gradient(step, 1 / math.sqrt(weight.numel() / step.numel() * self.high))
-        return step.reshape(-1, *(1,) * (weight.dim() - 1)) if self.per_channel else step
-
-    def encode(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes and step."""
-        step = self.step(weight)
-        v = weight / step
-        return (sign_ste(v) if self.bits == 1 else round_ste(clip(v, self.low, self.high))), step
+    def nearest(self, v: Tensor) -> Tensor:
+        """``round(clip(v))``."""
+        return round_ste(clip(v, self.low, self.high))
 
 
 @register_weight_quantizer("lsq_symmetric")
-class LSQSymmetricWeight(LSQWeight):
+class LSQSymmetricWeight(_LearnedStepWeight):
     """A learned step on 2**bits levels that lie evenly around zero and leave zero out: odd codes -L, -L + 2, ..., L.
 
     Ours: the levels of DoReFa's weights with LSQ's learned step, two codes apart. LSQ's own levels are one more below
@@ -103,15 +119,7 @@ class LSQSymmetricWeight(LSQWeight):
     error of the weights is smallest. One bit is LSQ's.
     """
 
-    @property
-    def low(self) -> int:
-        """Smallest code, -L."""
-        return -self.levels
-
-    @property
-    def high(self) -> int:
-        """Largest code, L."""
-        return self.levels
+    steps_per_code = 0.5
 
     def start(self, weight: Tensor) -> Tensor:
         """The step of least squared error, of 64 candidates; with one bit that is mean|w|."""
@@ -119,15 +127,8 @@ class LSQSymmetricWeight(LSQWeight):
             return super().start(weight)
         largest = 2 * weight.abs().max() / self.levels
         candidates = largest * torch.linspace(1 / 64, 1, 64, device=weight.device)
-        return smallest_error(weight, candidates, lambda step: step / 2 * self._odd(weight / step))
+        return smallest_error(weight, candidates, lambda step: step / 2 * self.nearest(weight / step))
 
-    def _odd(self, v: Tensor) -> Tensor:
-        """Nearest odd code of a weight in steps."""
+    def nearest(self, v: Tensor) -> Tensor:
+        """The nearest odd code."""
         return 2 * round_ste(clip(v - 0.5, -(self.levels + 1) // 2, (self.levels - 1) // 2)) + 1
-
-    def encode(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes and half the step."""
-        if self.bits == 1:
-            return super().encode(weight)
-        step = self.step(weight)
-        return self._odd(weight / step), step / 2

@@ -130,22 +130,24 @@ class DoubleStageST(LSQActivation):
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """The equations above, per-sample g and t annealed towards their batch means; updates the running means."""
-        step = self.step(x)
         gain = self._annealed(self._gain(x), self.running_gain)
-        v = self._per_sample(gain / step, x) * x
-        threshold = self._annealed(self._threshold(v), self.running_threshold)
-        return step * self._code(v - self._per_sample(threshold, x), x)
+        return self._quantize(
+            x, self.step(x), gain, lambda v: self._annealed(self._threshold(v), self.running_threshold)
+        )
 
     def evaluate(self, x: Tensor) -> Tensor:
         """Static evaluation is that of every quantizer; dynamic evaluation keeps the attention."""
-        if self.inference == "static" and not self.intervals:
-            return super().evaluate(x)
-        step = self.bounded("step")
-        static = self.inference == "static"
-        gain = self.running_gain.expand(len(x), -1) if static else self._gain(x)
+        if self.inference == "dynamic":
+            return self._quantize(x, self.bounded("step"), self._gain(x), self._threshold)
+        if self.intervals:  # no static record
+            gain, threshold = self.running_gain.unsqueeze(0), self.running_threshold.unsqueeze(0)
+            return self._quantize(x, self.bounded("step"), gain, lambda _: threshold)
+        return super().evaluate(x)
+
+    def _quantize(self, x: Tensor, step: Tensor, gain: Tensor, threshold: Callable[[Tensor], Tensor]) -> Tensor:
+        """y of x; gain and ``threshold(v)`` are of shape (samples, C), or (1, C) for all samples."""
         v = self._per_sample(gain / step, x) * x
-        threshold = self.running_threshold.expand(len(x), -1) if static else self._threshold(v)
-        return step * self._code(v - self._per_sample(threshold, x), x)
+        return step * self._code(v - self._per_sample(threshold(v), x))
 
     def record(self) -> ActivationRecord:
         """Gain g/s and shift t from the running means, scale s. Raises ValueError for dynamic or learned intervals."""
@@ -156,11 +158,11 @@ class DoubleStageST(LSQActivation):
         step = self.bounded("step")
         return self.make_record(self.running_gain / step, self.running_threshold, step)
 
-    def _code(self, v: Tensor, x: Tensor) -> Tensor:
-        """Integer code of v, in steps; ``x`` is the quantizer's input, whose size scales the widths' gradient."""
+    def _code(self, v: Tensor) -> Tensor:
+        """Integer code of v, in steps."""
         if not self.intervals or self.binary:
             return self.round(v)
-        widths = scale_gradient(self.bounded("widths"), self.gradient_scale(x))
+        widths = scale_gradient(self.bounded("widths"), self.gradient_scale(v))
         begins = self.low + widths.cumsum(0) - widths
         parts = [clip((v - begin) / width, 0, 1) for begin, width in zip(begins, widths, strict=True)]
         return round_ste(sum(parts)) + self.low

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ class CostLine:
 
 
 # where result.json has them
-_DEPLOYED = Cost("size_bytes", "macs", "bops", "activation_bytes")
+DEPLOYED = Cost("size_bytes", "macs", "bops", "activation_bytes")
 _IN_FLOAT = Cost("float_size_bytes", "macs", "float_bops", "float_activation_bytes")
 FLOAT_NETWORK = "float network"
 
@@ -46,7 +46,9 @@ def cost_lines(group: Group) -> tuple[CostLine, ...]:
     for bits in group.bits:
         for row in group.rows:
             if bits in row.cells:
-                rows.setdefault((bits, *_both(row.cells[bits].runs.values())), []).append(row.label)
+                runs = row.cells[bits].runs.values()
+                key = bits, _agreed(runs, DEPLOYED), _agreed(runs, _IN_FLOAT)
+                rows.setdefault(key, []).append(row.label)
     full = _agreed(group.runs, _IN_FLOAT)
     lines = [CostLine((FLOAT_NETWORK,), (32, 32), full, full)]
     lines += [CostLine(tuple(labels), *key) for key, labels in rows.items()]
@@ -58,24 +60,18 @@ def cost_notes(group: Group) -> list[str]:
     notes = []
     for row in group.rows:
         for (weights, activations), cell in sorted(row.cells.items()):
-            keys = [key for key in _DEPLOYED if len(_known(cell.runs.values(), key)) > 1]
+            keys = [key for key in DEPLOYED if len(_known(cell.runs.values(), key)) > 1]
             if keys:
                 where = f"{row.label} at {weights}/{activations} bits"
                 notes.append(f"The seeds of {where} differ in {', '.join(keys)}: none is given.")
     return notes
 
 
-def _both(runs: Iterable[Run]) -> tuple[Cost, Cost]:
-    runs = list(runs)
-    return _agreed(runs, _DEPLOYED), _agreed(runs, _IN_FLOAT)
-
-
-def _agreed(runs: Iterable[Run], keys: Cost) -> Cost:
+def _agreed(runs: Collection[Run], keys: Cost) -> Cost:
     """Older results lack some costs: one that has them speaks for its seeds."""
-    runs = list(runs)
     values = [_known(runs, key) for key in keys]
     return Cost(*(each.pop() if len(each) == 1 else None for each in values))
 
 
-def _known(runs: Iterable[Run], key: str) -> set[float]:
+def _known(runs: Collection[Run], key: str) -> set[float]:
     return {run.result.get(key) for run in runs} - {None}

@@ -17,7 +17,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
 from ..calibration import calibrate
-from ..deploy.cost import cost, model_size
+from ..deploy.cost import SizeReport, cost, model_size
 from ..errors import InputError, TrainingFailed
 from ..quantizers import get_method
 from ..results.config_hash import config_hash
@@ -113,13 +113,12 @@ def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
 def _cost(model: torch.nn.Module, data: pl.LightningDataModule) -> dict[str, Any]:
     """Size, and the cost of one input where that can be told: a run that has been trained is not lost for it."""
-    size = model_size(model)._asdict()
     try:
         found = cost(model, (data.in_chans, data.image_size, data.image_size))
     except Exception as error:  # the model's own code runs in there, and is traced
         log.warning("result.json has no cost of one input: %s", _sentence(error))
-        return size
-    return size | {key: getattr(found, key) for key in OPTIONAL_KEYS}
+        return model_size(model)._asdict()
+    return {key: getattr(found, key) for key in (*SizeReport._fields, *OPTIONAL_KEYS)}
 
 
 def _calibrate_or_restore(cfg: DictConfig, start: Start, data: pl.LightningDataModule) -> None:

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterator
 
-from ..costs import FLOAT_NETWORK
+from ..costs import DEPLOYED, FLOAT_NETWORK
 from ..sheet import Sheet
 
 COLUMNS = (
@@ -27,17 +27,11 @@ COLUMNS = (
     "p",
     "p_holm",
     "best",
-    "size_bytes",  # and what follows: the cost of one input, as in result.json
-    "macs",
-    "bops",
-    "activation_bytes",
+    *DEPLOYED,
     "reference",
     "source",
     "remarks",
 )
-
-
-_COSTS = ("size_bytes", "macs", "bops", "activation_bytes")
 
 
 def render(sheets, failed) -> str:
@@ -73,7 +67,7 @@ def lines(sheet: Sheet) -> Iterator[dict]:
                     "float_top1": line.float_mean,
                     "difference": entry.gap,
                     "best": int(entry.best) if kind == "ours" else None,
-                    **dict(zip(_COSTS, cost, strict=False)),
+                    **dict(zip(DEPLOYED, cost, strict=False)),
                     "source": line.source,
                     "remarks": line.remarks,
                 }
