@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytorch_lightning as pl
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -13,18 +14,46 @@ from .loaders import training_loader
 from .sources import Arrays
 
 
-class ArrayDataset(Dataset):
-    """uint8 images (N, C, H, W) and labels, with a transform for each image."""
+class CropAndFlip:
+    """Zero-pads images (N, C, H, W) by ``padding``, crops each to its size at a place of its own, and mirrors half.
 
-    def __init__(self, images: Tensor, labels: Tensor, transform=None):
-        self.images, self.labels, self.transform = images, labels, transform
+    torchvision's RandomCrop and RandomHorizontalFlip draw once for a batch; image by image they take as long as a small
+    network's training step.
+    """
+
+    def __init__(self, padding: int, flip: bool):
+        self.padding, self.flip = padding, flip
+
+    def __call__(self, images: Tensor) -> Tensor:
+        count, _, height, width = images.shape
+        if self.flip:
+            mirrored = torch.rand(count) < 0.5
+            images = torch.where(mirrored.reshape(-1, 1, 1, 1), images.flip(-1), images)
+        if self.padding:
+            top, left = torch.randint(2 * self.padding + 1, (2, count, 1))
+            rows, columns = top + torch.arange(height), left + torch.arange(width)
+            padded = F.pad(images, [self.padding] * 4).movedim(1, -1)
+            places = torch.arange(count).reshape(-1, 1, 1), rows.unsqueeze(2), columns.unsqueeze(1)
+            images = padded[places].movedim(-1, 1)
+        return images
+
+
+class ArrayDataset(Dataset):
+    """uint8 images (N, C, H, W) and labels (N,); a loader takes them a batch at a time, augmented where wanted."""
+
+    def __init__(self, images: Tensor, labels: Tensor, augment: CropAndFlip | None = None):
+        self.images, self.labels, self.augment = images, labels, augment
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image = self.images[index]
-        return (image if self.transform is None else self.transform(image)), int(self.labels[index])
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        images, labels = self.__getitems__([index])
+        return images[0], labels[0]
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        images = self.images[indices]
+        return (images if self.augment is None else self.augment(images)), self.labels[indices]
 
 
 class ArrayDataModule(pl.LightningDataModule):
@@ -64,16 +93,14 @@ class ArrayDataModule(pl.LightningDataModule):
         self.num_classes = int(max(labels.max() for _, labels in (train, val, test))) + 1
         pixels = train[0].transpose(0, 1).reshape(self.in_chans, -1).double() / 255
         self.mean, self.std = pixels.mean(1).tolist(), pixels.std(1).clamp_min(1e-3).tolist()
-        augment = [v2.RandomCrop(train[0].shape[-2:], padding=crop_padding)] if crop_padding else []
-        augment += [v2.RandomHorizontalFlip()] if flip else []
-        self.train_set = ArrayDataset(*train, v2.Compose(augment) if augment else None)
+        self.train_set = ArrayDataset(*train, CropAndFlip(crop_padding, flip))
         self.val_set, self.test_set = ArrayDataset(*val), ArrayDataset(*test)
 
-    def collate(self, samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-        """Stack uint8 samples into a normalised float32 batch (N, C, H, W) and labels (N,)."""
-        images = torch.stack([image for image, _ in samples]).float() / 255
+    def collate(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """uint8 images as a normalised float32 batch (N, C, H, W), with their labels (N,)."""
+        images, labels = batch
         mean, std = (torch.tensor(v).reshape(-1, 1, 1) for v in (self.mean, self.std))
-        return (images - mean) / std, torch.tensor([label for _, label in samples])
+        return (images.float() / 255 - mean) / std, labels
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled, augmented; each process gets its share of batch_size."""
@@ -95,8 +122,7 @@ class ArrayDataModule(pl.LightningDataModule):
 
     def calibration_batch(self, size: int = 256) -> Tensor:
         """The first training images without augmentation, the same in every process and run, (size, C, H, W)."""
-        count = min(size, len(self.train_set))
-        return self.collate([(self.train_set.images[i], 0) for i in range(count)])[0]
+        return self.collate((self.train_set.images[:size], self.train_set.labels[:size]))[0]
 
     def _evaluation_loader(self, data: ArrayDataset) -> DataLoader:
         return DataLoader(data, self.eval_batch_size, num_workers=self.workers, collate_fn=self.collate)

@@ -31,7 +31,7 @@ _INCIDENTAL_DATA = ("workers", "eval_batch_size", "path", "download")
 
 def config_hash(cfg: DictConfig) -> str:
     """16 hexadecimal digits that change whenever something that decides the result changes."""
-    kept = deciding({key: _plain(cfg, key) for key in (*_DECIDING, "trainer", "callbacks")})
+    kept = deciding({key: _plain(cfg, key) for key in (*_DECIDING, "trainer", "callbacks", "compile")})
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -40,6 +40,8 @@ def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: config.get(key) for key in _DECIDING}
     kept["trainer"] = {key: (config.get("trainer") or {}).get(key) for key in _TRAINER}
     kept["progressive"] = (config.get("callbacks") or {}).get("progressive")
+    if config.get("compile"):  # sums in another order; the key is left out otherwise, as it was before there was a choice
+        kept["compile"] = True
     kept["data"] = _without(kept["data"], _INCIDENTAL_DATA)
     kept["init"] = {key: value for key, value in (kept["init"] or {}).items() if value is not None}
     return kept
@@ -58,5 +60,5 @@ def _without(tree: object, names: tuple[str, ...]) -> object:
 def _plain(cfg: DictConfig, key: str) -> Any:
     from omegaconf import OmegaConf
 
-    value = cfg[key]
+    value = cfg.get(key)
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

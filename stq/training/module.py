@@ -32,7 +32,8 @@ class Classifier(pl.LightningModule):
 
     optimizer: arguments of ``timm.optim.create_optimizer_v2`` plus quantizer_lr_factor. scheduler: of
     ``timm.scheduler.create_scheduler_v2``, stepped after every batch. loss: label_smoothing, mixup, cutmix (alphas),
-    distillation_weight (0 to 1), distillation_temperature. Accuracies are in percent, counted, not averaged.
+    distillation_weight (0 to 1), distillation_temperature. compile: train through ``torch.compile``; evaluation never
+    is, so that what is measured is what is deployed. Accuracies are in percent, counted, not averaged.
     """
 
     def __init__(
@@ -43,9 +44,11 @@ class Classifier(pl.LightningModule):
         scheduler: Mapping[str, Any],
         loss: Mapping[str, Any],
         teacher: nn.Module | None = None,
+        compile: bool = False,
     ):
         super().__init__()
         self.model, self.num_classes = model, num_classes
+        self._train_forward = torch.compile(lambda images: model(images)) if compile else model.__call__
         self.optimizer_config, self.scheduler_config, self.loss_config = dict(optimizer), dict(scheduler), dict(loss)
         self._teacher = [] if teacher is None else [teacher.eval().requires_grad_(False)]  # a list: not in state_dict
         self._counts: dict[str, list] = {}
@@ -80,7 +83,7 @@ class Classifier(pl.LightningModule):
         targets = labels
         if self.mixup is not None:
             images, targets = self.mixup(images, labels)
-        logits = self.model(images)
+        logits = self._train_forward(images)
         smoothing = 0.0 if self.mixup is not None else self.loss_config["label_smoothing"]
         loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
         if self._teacher:

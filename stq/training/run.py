@@ -87,7 +87,9 @@ def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     if quantized:
         add_quantizers(model, cfg)
         _calibrate_or_restore(cfg, start, data)
-    module = Classifier(model, data.num_classes, plain(cfg.optimizer), plain(cfg.scheduler), plain(cfg.loss), teacher)
+    torch.compiler.reset()  # what earlier jobs of this process compiled would count against its limit
+    optimization = (plain(cfg[section]) for section in ("optimizer", "scheduler", "loss"))
+    module = Classifier(model, data.num_classes, *optimization, teacher, cfg.compile)
     trainer = _trainer(cfg, folder)
     last = folder / "checkpoints" / "last.ckpt"
     clock = time.monotonic()

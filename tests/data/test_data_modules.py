@@ -53,11 +53,27 @@ def test_batches_are_normalised_by_the_training_images(arrays):
     assert torch.equal(labels, arrays.test[1])
 
 
+def test_training_images_are_crops_of_the_padded_image_or_its_mirror(arrays):
+    data = ArrayDataModule("a", arrays, crop_padding=2, flip=True, batch_size=16)
+    originals = data.train_set.images.numpy()
+    images, labels = data.train_set.__getitems__(list(range(90)))
+    assert torch.equal(labels, data.train_set.labels[:90])
+    places = []
+    for image, original in zip(images.numpy(), originals, strict=True):
+        padded = np.pad(original, ((0, 0), (2, 2), (2, 2)))
+        crops = {(0, y, x): padded[:, y : y + 8, x : x + 8] for y, x in np.ndindex(5, 5)}
+        padded = padded[:, :, ::-1]
+        crops |= {(1, y, x): padded[:, y : y + 8, x : x + 8] for y, x in np.ndindex(5, 5)}
+        places += [place for place, crop in crops.items() if np.array_equal(crop, image)][:1]
+    assert len(places) == 90
+    mirrored, rows, columns = np.transpose(places)
+    assert 25 < mirrored.sum() < 65
+    assert set(rows) == set(columns) == set(range(5))
+    assert not np.array_equal(rows, columns)
+
+
 def test_augmentation_only_in_training(arrays):
     data = ArrayDataModule("a", arrays, crop_padding=2, flip=True, batch_size=16)
-    assert not torch.equal(data.train_set[0][0], data.train_set.images[0]) or not torch.equal(
-        data.train_set[1][0], data.train_set.images[1]
-    )
     assert torch.equal(data.val_set[0][0], data.val_set.images[0])
     assert torch.equal(data.calibration_batch(8), data.calibration_batch(8))
 

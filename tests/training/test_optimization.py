@@ -9,6 +9,7 @@ import stq
 import stq.models
 from stq.errors import InputError
 from stq.results.config_hash import config_hash
+from stq.training import train
 from stq.training.callbacks import ProgressiveBits, QuantizerProgress
 from stq.training.module import Classifier
 from stq.training.parameter_groups import parameter_groups
@@ -86,3 +87,20 @@ def test_hash_follows_what_decides_the_result_and_nothing_else(tmp_path):
     assert len(hashes | {config_hash(base)}) == len(deciding) + 1
     for incidental in ("logger=wandb", "tags=[a]", "threads=1", "data.workers=2", "paths.data=/x", "trainer.devices=2"):
         assert config_hash(compose_config(tmp_path / "elsewhere", incidental)) == config_hash(base), incidental
+
+
+def test_compiled_training_is_that_of_the_model_and_evaluation_is_never_compiled(runs, monkeypatch):
+    calls, compiler = [], torch.compile
+
+    def compiled(function):
+        inner = compiler(function, backend="eager")
+        return lambda images: calls.append(len(images)) or inner(images)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    settings = ["init=scratch", "trainer.max_epochs=1", "trainer.limit_train_batches=3"]
+    eager = train(compose_config(runs, *settings, folder="eager"))
+    assert not calls
+    result = train(compose_config(runs, *settings, "compile=true", folder="compiled"))
+    assert calls == [128] * 3
+    assert result["test_top1"] == eager["test_top1"]
+    assert result["config_hash"] != eager["config_hash"]
