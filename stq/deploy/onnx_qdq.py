@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper
 
-from ..errors import InputError
 from .network import INTEGER_LAYERS, Network, Node
 from .onnx_graph import GraphWriter, geometry
 from .requantize import Requantization, fit
@@ -93,9 +92,13 @@ class _Writer(GraphWriter):
         return int(np.prod(self.shapes[layer.name][2:]))
 
     def _signed(self, node: Node) -> bool:
-        """Whether the codes of a node are stored as int8, which ConvInteger wants beside unsigned weights."""
+        """Whether the codes of a node are stored as int8, which ConvInteger wants beside unsigned weights.
+
+        Codes that an 8-bit convolution has made are unsigned, and stay so where int8 would not hold them.
+        """
         reader = self.reader(node)
-        return reader.op == "conv" and self._form(reader) == "integer"
+        wide = reader["code_gain"] * (node["high"] - node["low"]) > 127 if reader.op == "conv" else False
+        return reader.op == "conv" and self._form(reader) == "integer" and not (node.op == "threshold" and wide)
 
     def _store(self, node: Node) -> tuple[int, int, type, int]:
         """(gain, base, dtype, zero): stored = gain * (code - low) + base; ``zero`` is the stored form of operand 0."""
@@ -130,15 +133,11 @@ class _Writer(GraphWriter):
         return self._clipped(node, stored, dtype, base, gain * levels)
 
     def _threshold(self, node: Node, real: str) -> str:
-        gain, base, dtype, _ = self._store(node)
+        gain, _, dtype, _ = self._store(node)
         levels = gain * (node["high"] - node["low"])
         stored = self.emit("QuantizeLinear", real, self.constant(1.0, np.float32), self.constant(0, np.uint8))
         stored = self._clipped(node, stored, np.uint8, 0, levels)
-        if dtype == np.uint8:
-            return stored
-        if base:
-            raise InputError(f"'{node.name}': 8-bit codes cannot move from an 8-bit layer to a signed one")
-        return self.emit("Cast", stored, to=TensorProto.INT8)
+        return stored if dtype == np.uint8 else self.emit("Cast", stored, to=TensorProto.INT8)
 
     def _dequantize(self, node: Node, stored: str) -> str:
         source = self.network[node.inputs[0]]

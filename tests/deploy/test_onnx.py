@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import stq
+import stq.models
 from stq.deploy.frozen import freeze
 from stq.deploy.integer import run
 from stq.errors import InputError
@@ -45,6 +46,21 @@ def test_equals_the_reference(method, bits, tmp_path):
     network, x = freeze(calibrated(small_network(), (1, 8, 8), method, bits)), torch.randn(16, 1, 8, 8)
     path = stq.export(network, x, tmp_path / "model.onnx")
     assert np.allclose(scores(path, x), run(network, x), atol=1e-6)
+
+
+_MIXED = [(8, 4), (4, 8), (2, 8), (8, 1), (1, 8)]
+
+
+@pytest.mark.parametrize("prepare", [lambda model: model, awaken], ids=["fresh", "awakened"])
+@pytest.mark.parametrize(("weight_bits", "activation_bits"), [*((bits, bits) for bits in range(1, 9)), *_MIXED])
+def test_residual_network_at_every_bit_width(weight_bits, activation_bits, prepare, tmp_path):
+    torch.manual_seed(weight_bits)
+    model, x = prepare(timm.create_model("resnet8")), torch.randn(4, 3, 32, 32)
+    bits = {"weight_bits": weight_bits, "activation_bits": activation_bits, "first_last_bits": 8}
+    stq.quantize(model, "double_st", **bits)
+    stq.calibrate(model, x)
+    network = freeze(model.eval())
+    assert np.array_equal(scores(stq.export(network, x, tmp_path / "model.onnx"), x), run(network, x))
 
 
 def test_kernels_are_integer_and_types_small(trained, digits, tmp_path):
