@@ -53,6 +53,12 @@ class GraphWriter:
         self.nodes.append(helper.make_node(op, list(inputs), [output], name=output, **attributes))
         return output
 
+    def split(self, x: str, sizes: list[int], axis: int) -> list[str]:
+        """Parts of ``x`` along an axis."""
+        parts = [f"{x}.{index}" for index in range(len(sizes))]
+        self.nodes.append(helper.make_node("Split", [x, self.constant(sizes, np.int64)], parts, axis=axis))
+        return parts
+
     def constant(self, value, dtype: type, label: str = "constant") -> str:
         """An initializer; equal ones are stored once. Raises OverflowError where a value does not fit the type."""
         array = np.asarray(value)
