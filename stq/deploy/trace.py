@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from ..errors import InputError
+from . import known_operations as known
 from .network import Node
 
 
@@ -29,32 +30,6 @@ class Step:
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d)
-_ELEMENTWISE: dict[type, str] = {
-    nn.ReLU: "relu",
-    nn.SiLU: "silu",
-    nn.Sigmoid: "sigmoid",
-    nn.Hardswish: "hardswish",
-    nn.Hardsigmoid: "hardsigmoid",
-    nn.Tanh: "tanh",
-}
-_ELEMENTWISE_CALLS: dict[Any, str] = {
-    F.relu: "relu",
-    torch.relu: "relu",
-    torch.relu_: "relu",
-    "relu": "relu",
-    "relu_": "relu",
-    F.silu: "silu",
-    F.sigmoid: "sigmoid",
-    torch.sigmoid: "sigmoid",
-    "sigmoid": "sigmoid",
-    F.hardswish: "hardswish",
-    F.hardsigmoid: "hardsigmoid",
-    torch.tanh: "tanh",
-}
-_ADD = (operator.add, operator.iadd, torch.add, "add", "add_")
-_MUL = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
-_PASS = (F.dropout, F.dropout2d, "contiguous", "clone", "detach")
 
 
 class _Tracer(fx.Tracer):
@@ -62,7 +37,7 @@ class _Tracer(fx.Tracer):
         if isinstance(module, (*_LAYERS, *_NORMS)):
             return True
         # timm has activation modules of its own (SiLU written out in place, for instance): leave them to our table
-        return super().is_leaf_module(module, path) or _activation(module) is not None
+        return super().is_leaf_module(module, path) or known.activation(module) is not None
 
 
 def trace(model: nn.Module) -> Iterator[Step | Node]:
@@ -146,17 +121,17 @@ class _Reader:
             return [Step(name, node.target, module, inputs)]
         if isinstance(module, _NORMS):
             return self._norm(node, module, name, inputs)
-        if isinstance(module, _NOTHING) or type(module).__name__ == "DropPath":
+        if isinstance(module, known.NOTHING) or type(module).__name__ == "DropPath":
             return self._pass(node, source)
-        if (found := _activation(module)) is not None:
-            return [_elementwise(name, inputs, found)]
+        if (found := known.activation(module)) is not None:
+            return [known.elementwise(name, inputs, found)]
         if isinstance(module, nn.MaxPool2d):
-            return [_max_pool(name, inputs, module)]
+            return [known.max_pool(name, inputs, module)]
         if isinstance(module, nn.AvgPool2d):
-            return [_avg_pool(name, inputs, module)]
+            return [known.avg_pool(name, inputs, module)]
         if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1), [1, 1]):
             return [Node(name, "mean", inputs, {"axes": [2, 3], "keepdims": True})]
-        if isinstance(module, nn.AdaptiveAvgPool2d) and None not in (sizes := _pair(module.output_size)):
+        if isinstance(module, nn.AdaptiveAvgPool2d) and None not in (sizes := known.pair(module.output_size)):
             return [Node(name, "adaptive_avg_pool", inputs, {"size": sizes})]
         if isinstance(module, nn.Flatten) and module.end_dim == -1:
             return [Node(name, "flatten", inputs, {"start": module.start_dim})]
@@ -173,7 +148,7 @@ class _Reader:
         act = getattr(norm, "act", None)
         drop = getattr(norm, "drop", None)
         plain = type(norm).forward in (b.forward for b in (nn.BatchNorm2d, nn.BatchNorm1d))
-        if not plain and (act is None or (drop is not None and not isinstance(drop, _NOTHING))):
+        if not plain and (act is None or (drop is not None and not isinstance(drop, known.NOTHING))):
             raise self._refuse(node, f"the batch norm type {type(norm).__name__} at {node.target!r}")
         variance = norm.running_var.detach().cpu().double().numpy()
         mean = norm.running_mean.detach().cpu().double().numpy()
@@ -183,10 +158,10 @@ class _Reader:
         arrays = {"multiplier": np.asarray(multiplier), "bias": np.asarray(beta - mean * multiplier)}
         nodes = [Node(name, "affine", inputs, {}, arrays)]
         if not plain and not isinstance(act, nn.Identity):
-            found = _activation(act)
+            found = known.activation(act)
             if found is None:
                 raise self._refuse(node, f"the activation {type(act).__name__} of {node.target!r}")
-            nodes.append(_elementwise(f"{name}.act", (name,), found))
+            nodes.append(known.elementwise(f"{name}.act", (name,), found))
         return nodes
 
     def _call_function(self, node: fx.Node) -> list[Node]:
@@ -197,12 +172,12 @@ class _Reader:
 
     def _call(self, node: fx.Node, target: Callable | str) -> list[Node]:
         args, kwargs, name = node.args, node.kwargs, node.name
-        if target in _ELEMENTWISE_CALLS:
-            return [Node(name, _ELEMENTWISE_CALLS[target], self._inputs(node, args[0]))]
-        if target in _PASS:
+        if target in known.ELEMENTWISE_CALLS:
+            return [Node(name, known.ELEMENTWISE_CALLS[target], self._inputs(node, args[0]))]
+        if target in known.PASS:
             return self._pass(node, args[0])
-        if target in _ADD or target in _MUL:
-            return self._arithmetic(node, "add" if target in _ADD else "mul")
+        if target in known.ADD or target in known.MUL:
+            return self._arithmetic(node, "add" if target in known.ADD else "mul")
         if target is F.relu6:
             return [Node(name, "clip", self._inputs(node, args[0]), {"low": 0.0, "high": 6.0})]
         if target in (torch.flatten, "flatten"):
@@ -218,7 +193,7 @@ class _Reader:
             return [Node(name, "mean", self._inputs(node, args[0]), {"axes": [2, 3], "keepdims": True})]
         if target in (F.max_pool2d, F.avg_pool2d, torch.max_pool2d):
             return [self._functional_pool(node)]
-        if target is operator.getitem and (steps := _steps(args[1])) is not None:
+        if target is operator.getitem and (steps := known.steps_of(args[1])) is not None:
             return [Node(name, "slice", self._inputs(node, args[0]), {"steps": steps})]
         if target is F.pad:
             return [self._pad(node)]
@@ -261,71 +236,5 @@ class _Reader:
         given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
         inputs = self._inputs(node, given.pop("input"))
         given.pop("return_indices", None)
-        cls, make = (nn.AvgPool2d, _avg_pool) if average else (nn.MaxPool2d, _max_pool)
+        cls, make = (nn.AvgPool2d, known.avg_pool) if average else (nn.MaxPool2d, known.max_pool)
         return make(node.name, inputs, cls(**given))
-
-
-def _activation(module: nn.Module) -> tuple[str, dict, dict] | None:
-    """(op, attributes, arrays) of an activation module, torch's or timm's of the same name; None for other modules."""
-    if isinstance(module, nn.PReLU):
-        slope = module.weight.detach().cpu().float().numpy().copy()
-        return "prelu", {}, {"slope": slope.reshape(()) if slope.size == 1 else slope}
-    if isinstance(module, nn.LeakyReLU):
-        return "prelu", {}, {"slope": np.float32(module.negative_slope).reshape(())}
-    if isinstance(module, nn.ReLU6):
-        return "clip", {"low": 0.0, "high": 6.0}, {}
-    if isinstance(module, nn.Hardtanh):
-        return "clip", {"low": float(module.min_val), "high": float(module.max_val)}, {}
-    if isinstance(module, nn.GELU):
-        return ("gelu", {}, {}) if module.approximate == "none" else None
-    for kind, op in _ELEMENTWISE.items():
-        if isinstance(module, kind):
-            return op, {}, {}
-    if type(module).__module__.startswith("timm.layers.activations"):
-        return {
-            "Swish": ("silu", {}, {}),
-            "Sigmoid": ("sigmoid", {}, {}),
-            "Tanh": ("tanh", {}, {}),
-            "HardSwish": ("hardswish", {}, {}),
-            "HardSigmoid": ("hardsigmoid", {}, {}),
-        }.get(type(module).__name__)
-    return None
-
-
-def _steps(index: Any) -> list[int] | None:
-    """The steps of ``x[:, :, ::2, ::2]``; None for an index that is anything else."""
-    if not isinstance(index, tuple) or not all(isinstance(i, slice) and i.start is i.stop is None for i in index):
-        return None
-    return [1 if i.step is None else i.step for i in index]
-
-
-def _elementwise(name: str, inputs: tuple[str, ...], found: tuple[str, dict, dict]) -> Node:
-    return Node(name, found[0], inputs, found[1], found[2])
-
-
-def _pair(value: int | tuple[int, ...] | list[int]) -> list[int]:
-    return [value, value] if isinstance(value, int) else list(value)
-
-
-def _max_pool(name: str, inputs: tuple[str, ...], pool: nn.MaxPool2d) -> Node:
-    attributes = {
-        "kernel": _pair(pool.kernel_size),
-        "strides": _pair(pool.stride),
-        "pads": _pair(pool.padding) * 2,
-        "dilations": _pair(pool.dilation),
-        "ceil_mode": bool(pool.ceil_mode),
-    }
-    return Node(name, "max_pool", inputs, attributes)
-
-
-def _avg_pool(name: str, inputs: tuple[str, ...], pool: nn.AvgPool2d) -> Node:
-    if pool.divisor_override:
-        raise InputError(f"cannot freeze '{name}': average pooling with divisor_override has no exported form")
-    attributes = {
-        "kernel": _pair(pool.kernel_size),
-        "strides": _pair(pool.stride),
-        "pads": _pair(pool.padding) * 2,
-        "ceil_mode": bool(pool.ceil_mode),
-        "count_include_pad": bool(pool.count_include_pad),
-    }
-    return Node(name, "avg_pool", inputs, attributes)
