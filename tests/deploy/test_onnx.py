@@ -11,9 +11,10 @@ import stq
 import stq.models
 from stq.deploy.frozen import freeze
 from stq.deploy.integer import run
+from stq.deploy.network import Network
 from stq.errors import InputError
 
-from .conftest import awaken, calibrated, small_network
+from .conftest import Residual, awaken, calibrated, small_network
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -107,6 +108,37 @@ def test_odd_8_bit_weights_beyond_int8(tmp_path):
     assert network["0"].arrays["weight"].max() == 255
     path = stq.export(network, x, tmp_path / "model.onnx")
     assert np.allclose(scores(path, x), run(network, x), atol=1e-4)
+
+
+def test_grouped_sums_beyond_float32(tmp_path):
+    """Odd 8-bit weights of one sign in groups so wide that float32 does not hold their sums."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(64, 6, 3, padding=1, groups=2), nn.Conv2d(6, 4, 1))
+    model[0].weight.data = torch.where(torch.rand_like(model[0].weight) < 0.9, 1.0, 0.9)
+    stq.quantize(model, "dorefa", weight_bits=8, activation_bits=8, first_last_bits=None)
+    x = torch.where(torch.rand(2, 64, 6, 6) < 0.9, 1.0, 0.7)
+    stq.calibrate(model, x)
+    network = freeze(model.eval())
+    assert network.bounds["0"] > 2**24
+    sums = {}
+    run(network, x, lambda node, value: sums.update({node.name: value}))
+    first = Network(tuple(node for node in network.nodes if not node.name.startswith("1")))
+    path = stq.export(first, x, tmp_path / "model.onnx")
+    assert np.array_equal(scores(path, x), sums["0"])
+
+
+@pytest.mark.parametrize("prepare", [lambda model: model, awaken], ids=["rising", "some falling"])
+def test_pooling_moves_before_the_scale_only_where_it_rises(prepare, tmp_path):
+    torch.manual_seed(0)
+    stem = [nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    model = prepare(nn.Sequential(*stem, Residual(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)))
+    stq.quantize(model, "lsq", weight_bits=3, activation_bits=3, first_last_bits=8)
+    x = torch.randn(4, 3, 24, 24)
+    stq.calibrate(model, x)
+    network = freeze(model.eval())
+    assert bool((network["0"].arrays["multiplier"] < 0).any()) == (prepare is awaken)
+    path = stq.export(network, x, tmp_path / "model.onnx")
+    assert np.allclose(scores(path, x), run(network, x), atol=1e-6)
 
 
 @pytest.mark.parametrize(
