@@ -66,6 +66,7 @@ class Teller:
         for old in (path for kind in ("json", "begun", "killed") for path in folder.glob(f"*.{kind}")):
             old.unlink()
         self._seen: set[tuple[str, int]] = set()
+        self._killed: dict[str, int] = {}
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -93,6 +94,10 @@ class Teller:
                 self._seen.add((name, time_ns))
                 self.reports[name] = json.loads(found[name, time_ns].read_text())
                 self._print(self.reports[name])
+            for times in self.folder.glob("*.killed"):
+                if (count := times.stat().st_size) > self._killed.get(times.stem, 0):
+                    self._killed[times.stem] = count
+                    print(f"a worker process was killed, that of {times.stem}", file=sys.stderr, flush=True)
 
     def _print(self, report: dict[str, Any]) -> None:
         done, name = len(self.reports), Path(report["folder"]).name
@@ -118,10 +123,15 @@ def run_in_sweep(task: Callable[[DictConfig], object], cfg: DictConfig) -> objec
     except Exception as failure:  # whatever it is, the other jobs go on
         error = str(failure).strip().splitlines()[0] if str(failure).strip() else type(failure).__name__
         (folder / "traceback.txt").write_text(traceback.format_exc())
-    report = {"folder": str(folder), "error": error, "value": value, "seconds": time.time() - started}
-    _report(reports, f"{hydra_cfg.job.num}_{folder.name}", report)
-    (reports / f"{folder.name}.begun").unlink(missing_ok=True)
+    _report(reports, hydra_cfg.job.num, folder, error, value, time.time() - started)
     return value
+
+
+def report_lost(cfg: DictConfig, number: int, error: str) -> None:
+    """Report, in the parent, a job that could not do so itself."""
+    sweep = cfg.hydra.sweep
+    folder = Path(sweep.dir).absolute()
+    _report(folder / _REPORTS, number, folder / sweep.subdir, error, float("nan"), 0)
 
 
 def go_on_without_a_worker(sweep: Callable[[], None]) -> None:
@@ -136,18 +146,29 @@ def go_on_without_a_worker(sweep: Callable[[], None]) -> None:
             if not cut_short:
                 raise
             for job in cut_short:
-                with job.with_suffix(".killed").open("a") as times:
-                    times.write(".")
-                job.unlink()
-            print("a worker process was killed: going on with what is missing", file=sys.stderr, flush=True)
+                _count_kill(job)
+            print("going on with what is missing", file=sys.stderr, flush=True)
+
+
+def _count_kill(begun: Path) -> None:
+    with begun.with_suffix(".killed").open("a") as times:
+        times.write(".")
+    begun.unlink()
 
 
 def _begin(folder: Path, name: str) -> None:
-    """Remember that the job was begun; raises TrainingFailed where its process was killed each time that it was."""
-    times = folder / f"{name}.killed"
+    """Remember that the job was begun; raises TrainingFailed where its process was killed each time that it was.
+
+    Where the launcher itself begins a lost job again (Ray), only this tells that it was lost. Slurm queues jobs again
+    that it preempts, however often.
+    """
+    begun = folder / f"{name}.begun"
+    if begun.is_file() and "SLURM_JOB_ID" not in os.environ:
+        _count_kill(begun)
+    times = begun.with_suffix(".killed")
     if times.is_file() and times.stat().st_size >= _TRIES:
         raise TrainingFailed(f"its process was killed {_TRIES} times: perhaps the memory does not suffice")
-    (folder / f"{name}.begun").touch()
+    begun.touch()
 
 
 def _sole_worker(folder: Path) -> AbstractContextManager:
@@ -164,10 +185,12 @@ def _sole_worker(folder: Path) -> AbstractContextManager:
         return lock.acquire()
 
 
-def _report(folder: Path, name: str, report: dict[str, Any]) -> None:
-    part = folder / f".{name}.{os.getpid()}.part"
-    part.write_text(json.dumps(report))
-    part.replace(folder / f"{name}.json")
+def _report(reports: Path, number: int, folder: Path, error: str | None, value: object, seconds: float) -> None:
+    name = f"{number}_{folder.name}"
+    part = reports / f".{name}.{os.getpid()}.part"
+    part.write_text(json.dumps({"folder": str(folder), "error": error, "value": value, "seconds": seconds}))
+    part.replace(reports / f"{name}.json")
+    (reports / f"{folder.name}.begun").unlink(missing_ok=True)
 
 
 def summarize_sweep() -> int:
