@@ -69,6 +69,7 @@ def application(task: Callable[[DictConfig], object], config_name: str) -> Calla
         job = Job(task)
         try:
             with _hydra_raises() as wanted:
+                sys.argv[1:] = _flags_first(sys.argv[1:])
                 main = hydra.main(config_path=config_folder(), config_name=config_name, version_base="1.3")(job)
                 go_on_without_a_worker(main)
             if job.mistakes:
@@ -91,6 +92,18 @@ def application(task: Callable[[DictConfig], object], config_name: str) -> Calla
             raise SystemExit(2) from None
 
     return run
+
+
+def _flags_first(arguments: list[str]) -> list[str]:
+    """Hydra's parser wants all overrides together, -m before or after them. Raises InputError for an unknown flag."""
+    from hydra._internal.utils import get_args_parser
+
+    known = list(get_args_parser()._option_string_actions)
+    for flag in (argument.split("=")[0] for argument in arguments if argument.startswith("-")):
+        if not any(name.startswith(flag) for name in known):
+            raise InputError(f"there is no option {flag}{nearest(flag, known)}: see --help")
+    multirun = [argument for argument in arguments if argument in ("-m", "--multirun")]
+    return multirun + [argument for argument in arguments if argument not in multirun]
 
 
 @contextmanager
@@ -140,6 +153,8 @@ def explain(error: Exception, config_name: str) -> str | None:
                 f"{key} lacks an entry of those given: see its entries with --help, or add one with +{key}.NAME=VALUE"
             )
         return f"there is no setting '{key}'{nearest(key, keys)}; a new one is added with +{key}=VALUE"
+    if found := re.match(r"Ambiguous value for argument '(.+)'", text):
+        return f"{found.group(1)} has several values: a sweep over them needs -m"
     if found := re.search(r"[Mm]issing mandatory value: ?([\w.]+)", text):
         return f"{found.group(1)} must be given: {found.group(1)}=VALUE"
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
@@ -159,7 +174,7 @@ def _is_group(name: str) -> bool:
 
 
 def _keys(config_name: str) -> Iterator[str]:
-    """All settings of the default configuration, by their dotted path, and the groups."""
+    """All settings of the default configuration and of the options chosen, by their dotted path, and the groups."""
     from hydra import compose
     from hydra.core.global_hydra import GlobalHydra
     from hydra.initialize import initialize_config_dir
@@ -171,6 +186,8 @@ def _keys(config_name: str) -> Iterator[str]:
             if isinstance(child, DictConfig) and not child._is_none():
                 yield from walk(child, f"{prefix}{key}.")
 
+    pairs = [argument.partition("=") for argument in sys.argv[1:]]
+    chosen = [f"{group}={option}" for group, _, option in pairs if _is_group(group) and option in _options(group)]
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_folder(), version_base="1.3"):
-        yield from walk(compose(config_name), "")
+        yield from walk(compose(config_name, overrides=chosen), "")

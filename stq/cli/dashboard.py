@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 
 from ..errors import InputError
+from .arguments import Parser
 
 _DESCRIPTION = """\
 Builds a wandb workspace and a report (a draft) of the runs that `logger=wandb` sent: accuracy by method and bits,
@@ -15,9 +15,7 @@ parallel coordinates, training curves, thresholds of every layer over time. Offl
 
 def main(arguments: list[str] | None = None) -> None:
     """Exits with status 2 and one sentence where the dashboard cannot be built."""
-    parser = argparse.ArgumentParser(
-        "stq-dashboard", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("stq-dashboard", description=_DESCRIPTION)
     parser.add_argument("--project", default="stq", help="wandb project (default: stq, as in logger=wandb)")
     parser.add_argument("--entity", help="wandb user or team (default: that of who is logged in)")
     parser.add_argument("--group", metavar="SWEEP", help="only the runs of this sweep (its sweep_name)")

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..errors import InputError
+from .arguments import Parser
 
 _DESCRIPTION = """\
 Tables of finished runs: methods by bit widths, mean ± sample standard deviation over seeds, difference to the float
@@ -24,10 +25,8 @@ examples:
   stq-report runs/ablation_digits --against lsq                  # compare each method with lsq over seeds"""
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "stq-report", description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _parser() -> Parser:
+    parser = Parser("stq-report", description=_DESCRIPTION, epilog=_EXAMPLES)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run folders, folders of them, result files")
     parser.add_argument(
         "--format",

@@ -55,6 +55,8 @@ OPTIONAL_KEYS: dict[str, str] = {
     "float_activation_bytes": "peak memory of the activations of the same network in 32-bit floating point",
 }
 
+_KINDS = {list: "list", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}
+
 
 def write_result(folder: Path, result: dict[str, Any]) -> Path:
     """Write ``folder/result.json`` so that a reader sees a whole file or none. Raises KeyError for a missing key."""
@@ -77,9 +79,14 @@ def read_result(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} does not exist: the run has not finished, or this is not a run folder") from None
     except (ValueError, OSError) as error:
         raise InputError(f"{path} is not readable as JSON ({error}): was the writer interrupted?") from None
-    if not isinstance(result, dict) or result.get("schema_version") != SCHEMA_VERSION:
-        found = result.get("schema_version") if isinstance(result, dict) else None
-        raise InputError(f"{path} has schema version {found}, this stq reads version {SCHEMA_VERSION}")
+    if not isinstance(result, dict):
+        raise InputError(f"{path} is not the result of a run: it holds a JSON {_KINDS[type(result)]}, not an object")
+    if "schema_version" not in result:
+        raise InputError(f"{path} is not the result of a run: it has no schema version")
+    if result["schema_version"] != SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has schema version {result['schema_version']}, this stq reads version {SCHEMA_VERSION}"
+        )
     missing = [key for key in KEYS if key not in result]
     if missing:
         raise InputError(f"{path} lacks the key '{missing[0]}' of schema version {SCHEMA_VERSION}")

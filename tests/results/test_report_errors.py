@@ -32,6 +32,14 @@ def other_schema(folder):
     make_run(folder / "b", seed=1, schema_version=2)
 
 
+def other_json(folder):
+    (folder / "result.json").write_text("[1, 2]")
+
+
+def foreign(folder):
+    (folder / "result.json").write_text('{"loss": 1}')
+
+
 def twice(folder):
     make_run(folder / "a", config_hash="same")
     make_run(folder / "copy", config_hash="same")
@@ -56,6 +64,8 @@ CASES = {
     half_written: "not readable as JSON",
     a_key_less: "lacks the key 'seed'",
     other_schema: "has schema version 2, this stq reads version 1",
+    other_json: "holds a JSON list, not an object",
+    foreign: "it has no schema version",
     twice: "the same run is there twice",
     without_settings: "no config.yaml beside them says which",
     all_failed: "runs failed, a with: out of memory",
@@ -91,6 +101,24 @@ def test_unknown_row_is_answered_with_the_nearest(tmp_path, capsys):
     with pytest.raises(SystemExit):
         report.main([str(tmp_path), "--against", "double_ts"])
     assert "did you mean 'double_st'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--format", "latx"], "--format latx is not an option (did you mean 'latex'?): there are terminal, markdown,"),
+        (["--fromat=latex"], "there is no option --fromat (did you mean '--format'?)"),
+        (["--against"], "--against: expected one argument"),
+    ],
+)
+def test_misspelt_options(tmp_path, capsys, arguments, sentence):
+    with pytest.raises(SystemExit) as stop:
+        report.main([str(tmp_path), *arguments])
+    err = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert err.startswith("error: ")
+    assert sentence in err
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("form", ["terminal", "markdown", "latex", "csv"])
