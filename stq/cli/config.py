@@ -46,9 +46,11 @@ class Job:
     def __init__(self, task: Callable[[DictConfig], object]):
         update_wrapper(self, task)
         self.mistakes: list[Exception] = []
+        self.command = list(sys.argv)
 
     def __call__(self, cfg: DictConfig) -> object:
         """Run the task; a user's mistake is kept, and in a sweep so is every failure."""
+        sys.argv = self.command  # results record it, and a worker of Submitit or Ray has another
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             return run_in_sweep(self.__wrapped__, cfg)
         try:

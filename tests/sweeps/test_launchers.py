@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from .conftest import results, start
+from .conftest import command, results, start
 
 GRID = ["quantizer=lsq,pact", "bits=2,3", "init=float_baseline", "init.float.trainer.max_epochs=1"]
 
@@ -33,6 +33,8 @@ def test_equal_results(launcher, serial, tmp_path):
     assert "4 jobs done, 0 failed" in out
     assert len(serial) == 4
     assert tops(tmp_path) == serial
+    commands = {result["command"] for result in results(tmp_path / "sweep").values()}
+    assert commands == {" ".join(["train.py", *command(tmp_path, f"launcher={launcher}", *GRID)[3:]])}
     assert len(list((tmp_path / "float").glob("*/result.json"))) == 1
 
 
