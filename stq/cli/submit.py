@@ -125,4 +125,5 @@ def _reason(job: Job, error: Exception) -> str:
     if paths.result_pickle.exists():
         outcome, trace = pickle_load(paths.result_pickle)
         return (trace if outcome == "error" else str(error)).strip().splitlines()[-1] + log
-    return f"it ended without a result ({job.task(0).state}){log}"
+    state = job.task(0).state
+    return f"it ended without a result{'' if state == 'FINISHED' else f' ({state})'}{log}"  # Submitit's word locally

@@ -76,6 +76,5 @@ def test_a_job_that_is_queued_again_is_not_lost(monkeypatch):
         watcher.read_info(queue)
         assert not watcher.is_done("7_0", mode="cache")
     clock[0] = 181
-    watcher.read_info("")
+    assert watcher.read_info("")["7_0"] == {"State": "gone"}
     assert watcher.is_done("7_0", mode="cache")
-    assert watcher.get_state("7_0", mode="cache") == "gone"
