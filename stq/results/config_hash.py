@@ -40,7 +40,7 @@ def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: config.get(key) for key in _DECIDING}
     kept["trainer"] = {key: (config.get("trainer") or {}).get(key) for key in _TRAINER}
     kept["progressive"] = (config.get("callbacks") or {}).get("progressive")
-    if config.get("compile"):  # sums in another order; the key is left out otherwise, as it was before there was a choice
+    if config.get("compile"):  # sums in another order; left out otherwise, as before there was a choice
         kept["compile"] = True
     kept["data"] = _without(kept["data"], _INCIDENTAL_DATA)
     kept["init"] = {key: value for key, value in (kept["init"] or {}).items() if value is not None}
