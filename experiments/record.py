@@ -1,11 +1,13 @@
 """Keep the results of a sweep beside its experiment: python experiments/record.py RUNS... FOLDER
 
-Copies result.json and config.yaml (without paths, which say nothing to others) of every finished run below RUNS to
-FOLDER, named by the run; stq-report reads them there.
+Copies result.json and config.yaml of every finished run below RUNS to FOLDER, named by the run, without this machine's
+folders, which say nothing to others; stq-report reads them there.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from pathlib import Path
 
@@ -24,8 +26,16 @@ def record(runs: Path, folder: Path) -> int:
         config["data"].pop("path", None)
         config["data"].get("source", {}).pop("path", None)
         (folder / f"{run.name}.config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-        (folder / f"{run.name}.result.json").write_bytes(run.path.read_bytes())
+        result = json.loads(run.path.read_text())
+        result["command"] = without_folders(result["command"])
+        (folder / f"{run.name}.result.json").write_text(json.dumps(result, indent=2) + "\n")
     return len(done)
+
+
+def without_folders(command: str) -> str:
+    """A command without settings that are absolute folders; of an absolute file its name is left."""
+    kept = (re.sub(r"(?<==)/.*/(?=[^/]+\.\w+$)", "", word) for word in command.split(" "))
+    return " ".join(word for word in kept if not re.search("=/", word))
 
 
 if __name__ == "__main__":

@@ -48,5 +48,7 @@ def hardware() -> str:
 
 
 def command() -> str:
-    """The command line, the program by its name."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command line, the program by its name, also where a module of ``stq.cli`` was run with ``python -m``."""
+    program = Path(sys.argv[0])
+    name = f"stq-{program.stem}" if program.parent.name == "cli" and program.suffix == ".py" else program.name
+    return " ".join([name, *sys.argv[1:]])

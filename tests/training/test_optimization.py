@@ -11,6 +11,7 @@ from stq.errors import InputError
 from stq.results.config_hash import config_hash
 from stq.training import train
 from stq.training.callbacks import ProgressiveBits, QuantizerProgress
+from stq.training.identity import command
 from stq.training.module import Classifier
 from stq.training.parameter_groups import parameter_groups
 
@@ -104,3 +105,9 @@ def test_compiled_training_is_that_of_the_model_and_evaluation_is_never_compiled
     assert calls == [128] * 3
     assert result["test_top1"] == eager["test_top1"]
     assert result["config_hash"] != eager["config_hash"]
+
+
+@pytest.mark.parametrize("program", ["/home/me/.venv/bin/stq-train", "/home/me/stq/stq/cli/train.py"])
+def test_the_recorded_command_names_the_program_not_its_place(program, monkeypatch):
+    monkeypatch.setattr("sys.argv", [program, "-m", "bits=2,3"])
+    assert command() == "stq-train -m bits=2,3"
