@@ -34,7 +34,7 @@ def test_equal_results(launcher, serial, tmp_path):
     assert len(serial) == 4
     assert tops(tmp_path) == serial
     commands = {result["command"] for result in results(tmp_path / "sweep").values()}
-    assert commands == {" ".join(["train.py", *command(tmp_path, f"launcher={launcher}", *GRID)[3:]])}
+    assert commands == {" ".join(["stq-train", *command(tmp_path, f"launcher={launcher}", *GRID)[3:]])}
     assert len(list((tmp_path / "float").glob("*/result.json"))) == 1
 
 
