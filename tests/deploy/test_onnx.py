@@ -187,14 +187,3 @@ def test_refusals(trained, digits, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written"):
         stq.export(trained(2), digits[2], tmp_path / "file" / "model.onnx")
-
-
-@pytest.mark.slow
-def test_resnet18_is_faster_than_float(tmp_path):
-    from stq.deploy.benchmark import time_both
-
-    model = calibrated(timm.create_model("resnet18"), (3, 64, 64), "double_st", 3, first_last_bits=8)
-    x = torch.randn(1, 3, 224, 224)
-    integer = stq.export(model, x, tmp_path / "integer.onnx")
-    full = stq.export(freeze(model, quantized=False), x, tmp_path / "float.onnx")
-    assert time_both(full, integer, (3, 224, 224)).ratio > 1.3
