@@ -26,8 +26,7 @@ def record(runs: Path, folder: Path) -> int:
         config["data"].pop("path", None)
         config["data"].get("source", {}).pop("path", None)
         (folder / f"{run.name}.config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-        result = json.loads(run.path.read_text())
-        result["command"] = without_folders(result["command"])
+        result = run.result | {"command": without_folders(run.result["command"])}
         (folder / f"{run.name}.result.json").write_text(json.dumps(result, indent=2) + "\n")
     return len(done)
 

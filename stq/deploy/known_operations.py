@@ -84,24 +84,19 @@ def pair(value: int | tuple[int, ...] | list[int]) -> list[int]:
 
 
 def max_pool(name: str, inputs: tuple[str, ...], pool: nn.MaxPool2d) -> Node:
-    attributes = {
-        "kernel": pair(pool.kernel_size),
-        "strides": pair(pool.stride),
-        "pads": pair(pool.padding) * 2,
-        "dilations": pair(pool.dilation),
-        "ceil_mode": bool(pool.ceil_mode),
-    }
-    return Node(name, "max_pool", inputs, attributes)
+    return Node(name, "max_pool", inputs, _window(pool) | {"dilations": pair(pool.dilation)})
 
 
 def avg_pool(name: str, inputs: tuple[str, ...], pool: nn.AvgPool2d) -> Node:
     if pool.divisor_override:
         raise InputError(f"cannot freeze '{name}': average pooling with divisor_override has no exported form")
-    attributes = {
+    return Node(name, "avg_pool", inputs, _window(pool) | {"count_include_pad": bool(pool.count_include_pad)})
+
+
+def _window(pool: nn.MaxPool2d | nn.AvgPool2d) -> dict[str, Any]:
+    return {
         "kernel": pair(pool.kernel_size),
         "strides": pair(pool.stride),
         "pads": pair(pool.padding) * 2,
         "ceil_mode": bool(pool.ceil_mode),
-        "count_include_pad": bool(pool.count_include_pad),
     }
-    return Node(name, "avg_pool", inputs, attributes)

@@ -87,7 +87,8 @@ def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     if quantized:
         add_quantizers(model, cfg)
         _calibrate_or_restore(cfg, start, data)
-    torch.compiler.reset()  # what earlier jobs of this process compiled would count against its limit
+    if cfg.compile:
+        torch.compiler.reset()  # what earlier jobs of this process compiled would count against its limit
     optimization = (plain(cfg[section]) for section in ("optimizer", "scheduler", "loss"))
     module = Classifier(model, data.num_classes, *optimization, teacher, cfg.compile)
     trainer = _trainer(cfg, folder)
