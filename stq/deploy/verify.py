@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from ..surgery import input_quantizer, quantized_layers
+from ..quantizers import ActivationRecord
+from ..surgery import float_weight, input_quantizer, quantized_layers, weight_quantizer
 from .integer import run
 from .network import Network, Node
 
@@ -18,13 +20,15 @@ class Agreement:
     """Counts over all batches.
 
     codes: activation codes compared. ties: codes that differ where each layer gets the model's own inputs: there the
-    float sums of the model and the exact integer sums lie on two sides of a threshold. cascaded: codes that differ
-    where each network runs on its own, so that one tie changes later layers. samples, same_top1: predictions.
-    layers: ties of each layer that has some.
+    float32 sums of the model and the exact integer sums lie on two sides of a threshold. exact_ties: the same against
+    the model in float64, which has no rounding to speak of: what the integers themselves get wrong. cascaded: codes
+    that differ where each network runs on its own, so that one tie changes later layers. samples, same_top1:
+    predictions. layers: ties of each layer that has some.
     """
 
     codes: int = 0
     ties: int = 0
+    exact_ties: int = 0
     cascaded: int = 0
     samples: int = 0
     same_top1: int = 0
@@ -33,7 +37,7 @@ class Agreement:
     def __str__(self) -> str:
         return (
             f"{self.same_top1} of {self.samples} predictions equal; {self.ties} of {self.codes:,} codes differ at ties"
-            f" ({self.cascaded:,} where one tie changes later layers)"
+            f" ({self.cascaded:,} where one tie changes later layers; {self.exact_ties} from the model in float64)"
         )
 
 
@@ -43,17 +47,22 @@ def verify(model: nn.Module, network: Network, batches: Iterable[Tensor]) -> Agr
     agreement = Agreement()
     modes = {module: module.training for module in model.modules()}
     model.eval()
+    exact = _Exact(model)
     try:
         for batch in batches:
             codes: dict[str, Tensor] = {}
             expected = _model_codes(model, batch, codes)
+            exact_codes = exact.codes(batch, codes)
 
-            def local(node: Node, value: Tensor, codes: dict[str, Tensor] = codes) -> Tensor | None:
+            def local(
+                node: Node, value: Tensor, codes: dict[str, Tensor] = codes, exact: dict[str, Tensor] = exact_codes
+            ) -> Tensor | None:
                 if node.op != "quantize" or node.name not in codes:
                     return None
                 differing = int((codes[node.name] != value).sum())
                 agreement.codes += value.numel()
                 agreement.ties += differing
+                agreement.exact_ties += int((exact[node.name] != value).sum())
                 if differing:
                     path = node.name.removesuffix(".quantize")
                     agreement.layers[path] = agreement.layers.get(path, 0) + differing
@@ -81,9 +90,8 @@ def _model_codes(model: nn.Module, batch: Tensor, codes: dict[str, Tensor]) -> T
 
         def hook(_module: nn.Module, args: tuple, kwargs: dict) -> None:
             x = args[0] if args else kwargs["input"]
-            name = f"{path}@{len(calls)}" if calls else path
+            codes[_name(path, len(calls))] = input_quantizer(layer).record().encode(x).cpu()
             calls.append(1)
-            codes[f"{name}.quantize"] = input_quantizer(layer).record().encode(x).cpu()
 
         return hook
 
@@ -97,3 +105,61 @@ def _model_codes(model: nn.Module, batch: Tensor, codes: dict[str, Tensor]) -> T
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _name(path: str, call: int) -> str:
+    """The frozen network's name of a layer's quantizer; a layer may be called more than once."""
+    return f"{path}@{call}.quantize" if call else f"{path}.quantize"
+
+
+class _Exact:
+    """The model in float64 on the CPU, each of its quantized layers given codes from outside."""
+
+    def __init__(self, model: nn.Module):
+        self.model, self.replays = copy.deepcopy(model).cpu().double(), {}
+        for path, layer in quantized_layers(model):
+            twin = self.model.get_submodule(path)
+            if (weights := weight_quantizer(layer)) is not None:
+                record = weights.record(float_weight(layer).detach())
+                own = list(layer.parametrizations.weight).index(weights)
+                twin.parametrizations.weight[own] = _Constant(replace(record, scale=record.scale.double()).decode())
+            if input_quantizer(layer) is not None:
+                self.replays[path] = twin.input_quantizer = _Replay(input_quantizer(layer).record())
+
+    def codes(self, batch: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The codes at the input of each quantized layer, all layers before it having had the ``given`` ones."""
+        for path, replay in self.replays.items():
+            names = (_name(path, call) for call in range(len(given)))
+            replay.given, replay.found = [given[name] for name in names if name in given], []
+        self.model(batch.cpu().double())
+        return {_name(path, i): code for path, replay in self.replays.items() for i, code in enumerate(replay.found)}
+
+
+class _Constant(nn.Module):
+    """In place of a weight quantizer: the weight of its codes, float64."""
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.value = weight.cpu()
+
+    def forward(self, _: Tensor) -> Tensor:
+        """The weight, whatever the float one is."""
+        return self.value
+
+
+class _Replay(nn.Module):
+    """In place of a quantizer: notes the code of its input, and returns the value of the code that it is given."""
+
+    given: list[Tensor]
+    found: list[Tensor]
+
+    def __init__(self, record: ActivationRecord):
+        super().__init__()
+        tensors = ("gain", "shift", "scale", "offset")
+        self.record = replace(record, **{name: getattr(record, name).cpu().double() for name in tensors})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Both float64, of one shape."""
+        code = self.given[len(self.found)]
+        self.found.append(self.record.encode(x))
+        return self.record.decode(code.double())

@@ -66,7 +66,7 @@ class ActivationRecord:
 
     def encode(self, x: Tensor) -> Tensor:
         """Integer codes (int32, the shape of ``x``). Raises ValueError where ``x`` is NaN: NaN has no code."""
-        code = self._code(x.float())
+        code = self._code(x if x.dtype == torch.float64 else x.float())
         if torch.isnan(code).any():
             raise ValueError("the input holds NaN, which has no integer code")
         return code.to(torch.int32)

@@ -22,7 +22,7 @@ def test_trained_network_as_integers(trained, digits, bits):
     model, images = trained(bits), digits[2]
     found = verify(model, freeze(model), [images])
     assert found.codes == 500 * CODES
-    assert found.ties == found.cascaded == 0
+    assert found.ties == found.exact_ties == found.cascaded == 0
     assert found.same_top1 == found.samples == 500
 
 
@@ -53,12 +53,23 @@ def test_timm_networks(name, method, bits):
     assert found.ties <= 2
 
 
+def test_ties_of_eight_bits_are_the_float_model_s_own():
+    """Where float32 sums of the model lie beside a threshold, the integers give the code of exact arithmetic."""
+    torch.manual_seed(0)
+    model = timm.create_model("resnet18", num_classes=10, zero_init_last=False)
+    calibrated(model, (3, 64, 64), "double_st", 8)
+    found = verify(model, freeze(model), [torch.randn(8, 3, 64, 64) for _ in range(4)])
+    assert found.codes > 5_000_000
+    assert found.exact_ties <= 1e-6 * found.codes
+    assert found.exact_ties < found.ties <= 1e-5 * found.codes
+
+
 def test_differences_are_counted():
     model = calibrated(small_network(), (1, 8, 8), "lsq", 2)
     network = freeze(model)
     network["0.quantize"].arrays["shift"][...] += 0.25
     found = verify(model, network, [torch.randn(16, 1, 8, 8)])
-    assert found.ties > 0
+    assert found.ties == found.exact_ties > 0
     assert list(found.layers) == ["0"]  # the others get the model's own codes
     assert found.cascaded > found.ties
 
