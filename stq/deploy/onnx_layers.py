@@ -8,6 +8,8 @@ but packs its weights at every call.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from onnx import TensorProto, helper
 
@@ -17,7 +19,6 @@ from .requantize import Requantization
 
 _INT16_MAX = 2**15 - 1  # x86 kernels without VNNI add two products in saturating 16 bits
 _EXACT_FLOAT32 = 2**24
-_GATHERED_POSITIONS = 28 * 28  # measured: above, gathering the patches costs more than it saves
 
 
 class LayerWriter(GraphWriter):
@@ -64,8 +65,9 @@ class LayerWriter(GraphWriter):
             return self._conv_to_codes(layer, stored)
         if layer["groups"] > 1 and self.network.bounds[layer.name] < _EXACT_FLOAT32:
             return self._real(layer, self._conv_in_float(layer, stored))
-        small = codes[0, 0].size == 1 or np.prod(self.shapes[layer.name][2:]) <= _GATHERED_POSITIONS
-        if small or layer["groups"] > 1:
+        # measured: on larger pictures, or with fewer channels in a row, gathering the patches costs more than it saves
+        small = np.prod(self.shapes[layer.name][2:]) <= codes.shape[1] ** 2
+        if small or codes[0, 0].size == 1 or layer["groups"] > 1:
             return self._real(layer, self._conv_as_product(layer, stored))
         return self._real(layer, self._conv_integer(layer, stored))
 
@@ -109,7 +111,8 @@ class LayerWriter(GraphWriter):
 
     def _conv_as_product(self, layer: Node, stored: str) -> str:
         """Patches times weights, with channels last; each group is a product of its own."""
-        codes, dims, groups = layer.arrays["weight"], layer.arrays["weight"].ndim, layer["groups"]
+        codes, groups = layer.arrays["weight"], layer["groups"]
+        dims, outputs = codes.ndim, len(codes)
         x = self.emit("Transpose", stored, perm=[0, *range(2, dims), 1])
         parts = [x] if groups == 1 else self.split(x, [codes.shape[1]] * groups, -1)
         sums = []
@@ -117,24 +120,26 @@ class LayerWriter(GraphWriter):
             matrix = weights.transpose(*range(2, dims), 1, 0).reshape(-1, len(weights))
             sums.append(self._product(layer, self._patches(layer, part), matrix))
         whole = sums[0] if groups == 1 else self.emit("Concat", *sums, axis=-1)
+        whole = self.emit("Reshape", whole, self.constant([0, *self.shapes[layer.name][2:], outputs], np.int64))
         return self.emit("Transpose", whole, perm=[0, dims - 1, *range(1, dims - 1)])
 
     def _patches(self, layer: Node, x: str) -> str:
-        """(N, *positions, kernel * C) from (N, *sizes, C): along one axis after the other, the last one first."""
-        dims, pads = layer.arrays["weight"].ndim - 2, layer["pads"]
+        """(N, positions, kernel * C) from (N, *sizes, C), gathered in one go."""
+        dims, pads, (_, inputs, *kernel) = layer.arrays["weight"].ndim - 2, layer["pads"], layer.arrays["weight"].shape
+        sizes = [*self.shapes[layer.inputs[0]][2:]]
         if any(pads):
             _, _, zero = self.storage(self.source(layer))
             both = [0, *pads[:dims], 0, 0, *pads[dims:], 0]
             x = self.emit("Pad", x, self.constant(both, np.int64), self.constant(zero, np.uint8))
-        for axis in reversed(range(dims)):
-            stride, dilation = layer["strides"][axis], layer["dilations"][axis]
-            kernel, span = layer.arrays["weight"].shape[2 + axis], (self.shapes[layer.name][2 + axis] - 1) * stride + 1
-            if kernel == stride == 1:
-                continue
-            places = [[[first], [first + span], [axis + 1], [stride]] for first in np.arange(kernel) * dilation]
-            slices = [self.emit("Slice", x, *(self.constant(v, np.int64) for v in place)) for place in places]
-            x = self.emit("Concat", *slices, axis=dims + 1) if kernel > 1 else slices[0]
-        return x
+            sizes = [size + pads[axis] + pads[dims + axis] for axis, size in enumerate(sizes)]
+        flat = self.emit("Reshape", x, self.constant([0, -1, inputs], np.int64))
+        if all(size == 1 for size in (*kernel, *layer["strides"])):
+            return flat
+        first = _places(self.shapes[layer.name][2:], layer["strides"], sizes).reshape(-1, 1)
+        within = _places(kernel, layer["dilations"], sizes)
+        places = self.emit("Add", self.constant(first, np.int32), self.constant(within, np.int32))
+        patches = self.emit("Gather", flat, places, axis=1)
+        return self.emit("Reshape", patches, self.constant([0, 0, len(within) * inputs], np.int64))
 
     def _product(self, layer: Node, x: str, codes: np.ndarray) -> str:
         """The integer sums ``x @ codes`` for codes (inputs, outputs), int32."""
@@ -206,6 +211,12 @@ def _without_odd(codes: np.ndarray) -> tuple[np.ndarray, bool]:
         return codes, False
     halves = (codes - 1) // 2
     return np.concatenate([halves, np.ones_like(halves[:1])]), True
+
+
+def _places(counts: Sequence[int], steps: Sequence[int], sizes: Sequence[int]) -> np.ndarray:
+    """Places in an array of ``sizes``, flattened, of a grid with so many points and so many steps between them."""
+    grid = np.meshgrid(*(np.arange(count) * step for count, step in zip(counts, steps, strict=True)), indexing="ij")
+    return np.ravel_multi_index([axis.reshape(-1) for axis in grid], tuple(sizes))
 
 
 def _sign(users: dict[str, list[Node]], layer: Node) -> np.ndarray:
