@@ -8,7 +8,7 @@ but packs its weights at every call.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from onnx import TensorProto, helper
@@ -59,17 +59,37 @@ class LayerWriter(GraphWriter):
             return self.weight(layer, codes, np.int8, factor), np.int8, 0
         return self.constant(codes * factor + 128, np.uint8, f"{layer.name}.weight"), np.uint8, 128
 
+    def stored_type(self, node: Node) -> tuple[type, int]:
+        """Type of the stored codes of a node, and what is taken from each to fit it: uint8, 0; or int8, 0 or 128.
+
+        int8 where they go straight into a ConvInteger that no kernel saturates: kernels take its weights as unsigned,
+        and are faster where the other side is signed.
+        """
+        (_, largest, _), reader = self.storage(node), self.reader(node)
+        if node.op == "quantize" and reader.op == "conv" and self._form(reader) == self._conv_integer:
+            offset = 128 if largest > 127 else 0
+            if self._signed_is_safe(reader, max(largest - offset, offset)):
+                return np.int8, offset
+        return np.uint8, 0
+
+    @staticmethod
+    def _signed_is_safe(layer: Node, magnitude: int) -> bool:
+        codes, _ = _without_odd(layer.arrays["weight"])
+        return 2 * magnitude * (int(codes.max(initial=0)) - int(codes.min(initial=0))) <= _INT16_MAX
+
     def _conv(self, layer: Node, stored: str) -> str:
+        output = self._form(layer)(layer, stored)
+        return output if layer.name in self.requantized else self._real(layer, output)
+
+    def _form(self, layer: Node) -> Callable[[Node, str], str]:
         codes = layer.arrays["weight"]
         if layer.name in self.requantized:
-            return self._conv_to_codes(layer, stored)
+            return self._conv_to_codes
         if layer["groups"] > 1 and self.network.bounds[layer.name] < _EXACT_FLOAT32:
-            return self._real(layer, self._conv_in_float(layer, stored))
+            return self._conv_in_float
         # measured: on larger pictures, or with fewer channels in a row, gathering the patches costs more than it saves
         small = np.prod(self.shapes[layer.name][2:]) <= codes.shape[1] ** 2
-        if small or codes[0, 0].size == 1 or layer["groups"] > 1:
-            return self._real(layer, self._conv_as_product(layer, stored))
-        return self._real(layer, self._conv_integer(layer, stored))
+        return self._conv_as_product if small or codes[0, 0].size == 1 or layer["groups"] > 1 else self._conv_integer
 
     def _conv_to_codes(self, layer: Node, stored: str) -> str:
         """Real-valued Conv between DequantizeLinear and the QuantizeLinear of the threshold node after it."""
@@ -98,14 +118,13 @@ class LayerWriter(GraphWriter):
         return self.emit("Cast", self.emit("Conv", x, weight, **geometry(layer)), to=TensorProto.INT32)
 
     def _conv_integer(self, layer: Node, stored: str) -> str:
-        """ConvInteger, with unsigned weights, and signed codes where no kernel saturates (which is faster)."""
-        _, largest, zero = self.storage(self.source(layer))
-        codes, odd = _without_odd(layer.arrays["weight"])
-        least, dtype = int(codes.min(initial=0)), np.uint8
-        if largest <= 127 and 2 * largest * (int(codes.max(initial=0)) - least) <= _INT16_MAX:
+        """ConvInteger, with unsigned weights."""
+        (_, largest, zero), (codes, odd) = self.storage(self.source(layer)), _without_odd(layer.arrays["weight"])
+        least, (dtype, offset) = int(codes.min(initial=0)), self.stored_type(self.source(layer))
+        if dtype is np.uint8 and largest <= 127 and self._signed_is_safe(layer, largest):
             stored, dtype = self.emit("Cast", stored, to=TensorProto.INT8), np.int8
         weight = self.weight(layer, codes, np.uint8, zero=-least)
-        points = self.constant(zero, dtype), self.constant(-least, np.uint8)
+        points = self.constant(zero - offset, dtype), self.constant(-least, np.uint8)
         sums = self.emit("ConvInteger", stored, weight, *points, **geometry(layer))
         return self._doubled(sums, len(codes) - 1, 1) if odd else sums
 

@@ -47,11 +47,9 @@ def _fuse(network: Network) -> tuple[Network, dict[str, Requantization]]:
 class _Writer(LayerWriter):
     """Adds what makes and reads codes."""
 
-    def _clipped(self, stored: str, levels: int) -> str:
+    def _clipped(self, stored: str, levels: int, dtype: type = np.uint8) -> str:
         """Clip stored codes to their range; the type saturates on both sides where all 256 values are in use."""
-        if levels == 255:
-            return stored
-        return self.emit("Clip", stored, self.constant(0, np.uint8), self.constant(levels, np.uint8))
+        return stored if levels == 255 else self.emit("Clip", stored, *(self.constant(v, dtype) for v in (0, levels)))
 
     def _quantize(self, node: Node, x: str) -> str:
         gain, levels, _ = self.storage(node)
@@ -63,8 +61,10 @@ class _Writer(LayerWriter):
         if gain == 2:  # one bit, stored as 0 and 2
             limits = [self.constant(v, np.float32) for v in (0.0, 1.0)]
             value = self.emit("Round", self.emit("Clip", value, *limits))
-        zero = self.constant(-node["low"] * gain, np.uint8)
-        return self._clipped(self.emit("QuantizeLinear", value, self.constant(1.0 / gain, np.float32), zero), levels)
+        dtype, offset = self.stored_type(node)
+        zero = self.constant(-node["low"] * gain - offset, dtype)
+        stored = self.emit("QuantizeLinear", value, self.constant(1.0 / gain, np.float32), zero)
+        return self._clipped(stored, levels, dtype)
 
     def _threshold(self, node: Node, real: str) -> str:
         _, levels, _ = self.storage(node)

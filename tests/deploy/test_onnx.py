@@ -98,6 +98,26 @@ def test_extreme_8_bit_codes_do_not_saturate(tmp_path):
     assert np.allclose(scores(path, x), run(network, x), atol=1e-4)
 
 
+@pytest.mark.parametrize(("spread", "kind"), [(127, np.int8), (128, np.uint8)])
+def test_signed_codes_only_where_no_kernel_saturates(spread, kind, tmp_path):
+    """All inputs at the ends of 8 bits, all weights at the ends of their range, on a picture that is not gathered."""
+    torch.manual_seed(0)
+    model = stq.quantize(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1)), "lsq", first_last_bits=8)
+    x = torch.rand(2, 3, 12, 12).round() * 200 - 100
+    stq.calibrate(model, x / 100)
+    step = stq.freeze(model.eval())["0"].arrays["multiplier"][0] / model[0].input_quantizer.record().scale
+    weight = model[0].parametrizations.weight.original
+    weight.data = torch.where(torch.rand_like(weight) < 0.8, 60.0, 60.0 - spread) * step
+    network = freeze(model)
+    assert np.ptp(network["0"].arrays["weight"]) == spread
+    path = stq.export(network, x, tmp_path / "model.onnx")
+    assert np.array_equal(scores(path, x), run(network, x))
+    graph = onnx.load(path).graph
+    sums = next(node for node in graph.node if node.op_type == "ConvInteger")
+    point = next(tensor for tensor in graph.initializer if tensor.name == sums.input[2])
+    assert onnx.numpy_helper.to_array(point).dtype == kind
+
+
 def test_odd_8_bit_weights_beyond_int8(tmp_path):
     torch.manual_seed(0)
     model = awaken(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10)))
