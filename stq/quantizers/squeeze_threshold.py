@@ -63,6 +63,31 @@ def batch_mean(x: Tensor) -> Tensor:
     return total[:-1] / total[-1]
 
 
+class Standardize(nn.Module):
+    """``(z - mean) / deviation`` for each channel of z (N, C), clipped to [-3, 3].
+
+    Mean and deviation over the samples are running ones, in training too, so one sample is enough.
+    """
+
+    def __init__(self, channels: int, momentum: float):
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("variance", torch.ones(channels))
+        self.register_buffer("batches", torch.zeros(()))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """The same shape; updates the running statistics in training."""
+        if self.training:
+            with torch.no_grad():
+                self.batches += 1
+                weight = (1 / self.batches).clamp(min=self.momentum)  # a plain mean over the first batches
+                mean = batch_mean(z)
+                self.mean.lerp_(mean.to(self.mean.dtype), weight)
+                self.variance.lerp_(batch_mean((z - mean).square()).to(self.variance.dtype), weight)
+        return ((z - self.mean) / (self.variance + 1e-10).sqrt()).clamp(-3, 3).to(z.dtype)
+
+
 class Attention(nn.Sequential):
     """Linear(C, h) -> ReLU -> Linear(h, C) with h = max(C / reduction, 8); its output is zero at the start."""
 
@@ -83,7 +108,8 @@ class DoubleStageST(LSQActivation):
 
     reduction: channels over hidden units of each attention block. momentum: of the running means of g and t.
     t_max: largest threshold shift, in codes. anneal: part of training over which per-sample g and t turn into their
-    batch means (0: per sample throughout). squeeze: statistic over the positions (``SQUEEZES``). inference: "static"
+    batch means (0: per sample throughout). squeeze: statistic over the positions (``SQUEEZES``). standardize: give the
+    attention how far that statistic is from its mean over the samples, in standard deviations. inference: "static"
     evaluates with the running means, "dynamic" with the attention, which is an ablation and has no static record.
     range_stage, threshold_stage: whether stage one and stage two are there. intervals: learn the widths of the
     intervals as well, which has no static record yet.
@@ -97,6 +123,7 @@ class DoubleStageST(LSQActivation):
         t_max: float = 1.0,
         anneal: float = 0.7,
         squeeze: str = "mean",
+        standardize: bool = False,
         inference: str = "static",
         range_stage: bool = True,
         threshold_stage: bool = True,
@@ -116,6 +143,8 @@ class DoubleStageST(LSQActivation):
         self.squeeze = squeeze
         self.range_attention = Attention(self.channels, reduction) if range_stage else None
         self.threshold_attention = Attention(self.channels, reduction) if threshold_stage else None
+        stages = [attention for attention in (self.range_attention, self.threshold_attention) if attention is not None]
+        self.standards = nn.ModuleList([Standardize(self.channels, momentum) for _ in stages if standardize])
         self.intervals = intervals
         if intervals:
             self.positive("widths", (self.levels,))
@@ -172,13 +201,13 @@ class DoubleStageST(LSQActivation):
             return torch.ones_like(self._positions(x)[..., 0])
         z = SQUEEZES[self.squeeze](self._positions(x))
         z = z / (z.abs().mean(-1, keepdim=True) + 1e-6)
-        return 2 * torch.sigmoid(self.range_attention(z))
+        return 2 * torch.sigmoid(self.range_attention(self.standards[0](z) if self.standards else z))
 
     def _threshold(self, v: Tensor) -> Tensor:
         if self.threshold_attention is None:
             return torch.zeros_like(self._positions(v)[..., 0])
         z = SQUEEZES[self.squeeze](self._positions(clip(v, self.low, self.high))) / self.levels
-        return self.t_max * torch.tanh(self.threshold_attention(z))
+        return self.t_max * torch.tanh(self.threshold_attention(self.standards[-1](z) if self.standards else z))
 
     def _annealed(self, value: Tensor, running: Tensor) -> Tensor:
         mean = batch_mean(value)

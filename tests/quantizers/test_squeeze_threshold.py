@@ -258,3 +258,21 @@ def test_learned_intervals_have_their_thresholds_in_the_middle_of_the_segments(b
 def test_learned_intervals_have_no_static_record_yet():
     with pytest.raises(ValueError, match="intervals=True has no static record yet"):
         activation("double_st", 3, batch=inputs(False), intervals=True).record()
+
+
+def test_standardized_squeeze_has_no_mean_and_unit_deviation_over_the_samples():
+    batches = [inputs(False, (200, CHANNELS, 4, 4), 1 + torch.rand(200, CHANNELS, 1, 1)) for _ in range(3)]
+    quantizer = awake("double_st", 3, False, batches[0], standardize=True, momentum=0.01, inference="dynamic")
+    for batch in batches:
+        quantizer(batch)
+    means = torch.cat(batches).mean((2, 3)).numpy()
+    squeezed = means / means.mean(1, keepdims=True)
+    close(quantizer.standards[0].mean, squeezed.mean(0), 1e-4)
+    close(quantizer.standards[0].variance, squeezed.var(0), 0.05)  # each batch about its own mean
+    z = (squeezed[:200] - quantizer.standards[0].mean.numpy()) / quantizer.standards[0].variance.sqrt().numpy()
+    parameters = {name: p.detach() for name, p in quantizer.named_parameters()}
+    gain = 2 * torch.sigmoid(mlp(parameters, "range_attention", torch.as_tensor(z).clamp(-3, 3)))
+    x = batches[0]
+    levels = quantizer.eval()(x) / quantizer.raw_step.detach()
+    close(quantizer._gain(x).detach(), gain, 1e-6)
+    assert levels.unique().numel() == 8
