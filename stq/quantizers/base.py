@@ -85,6 +85,10 @@ class _Stateful(nn.Module):
         """The current value of a quantity declared with ``positive``, above zero and differentiable."""
         return _LowerBound.apply(getattr(self, f"raw_{name}"), getattr(self, f"{name}_floor"))
 
+    def lr_factor(self, name: str) -> float:
+        """Learning rate of a parameter of this quantizer, as a factor of that of all quantizers."""
+        return 1.0
+
     def extra_repr(self) -> str:
         return f"bits={self.bits}, signed={self.signed}, calibrated={self.calibrated}"
 

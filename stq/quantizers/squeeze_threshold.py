@@ -109,8 +109,9 @@ class DoubleStageST(LSQActivation):
     reduction: channels over hidden units of each attention block. momentum: of the running means of g and t.
     t_max: largest threshold shift, in codes. anneal: part of training over which per-sample g and t turn into their
     batch means (0: per sample throughout). squeeze: statistic over the positions (``SQUEEZES``). standardize: give the
-    attention how far that statistic is from its mean over the samples, in standard deviations. inference: "static"
-    evaluates with the running means, "dynamic" with the attention, which is an ablation and has no static record.
+    attention how far that statistic is from its mean over the samples, in standard deviations. attention_lr_factor:
+    learning rate of the attention as a factor of that of the step. inference: "static" evaluates with the running
+    means, "dynamic" with the attention, which is an ablation and has no static record.
     range_stage, threshold_stage: whether stage one and stage two are there. intervals: learn the widths of the
     intervals as well, which has no static record yet.
     """
@@ -124,6 +125,7 @@ class DoubleStageST(LSQActivation):
         anneal: float = 0.7,
         squeeze: str = "mean",
         standardize: bool = False,
+        attention_lr_factor: float = 1.0,
         inference: str = "static",
         range_stage: bool = True,
         threshold_stage: bool = True,
@@ -140,7 +142,7 @@ class DoubleStageST(LSQActivation):
         if reduction < 1:
             raise ValueError(f"reduction={reduction} must be 1 or more")
         self.momentum, self.t_max, self.anneal, self.inference = momentum, t_max, anneal, inference
-        self.squeeze = squeeze
+        self.squeeze, self.attention_lr_factor = squeeze, attention_lr_factor
         self.range_attention = Attention(self.channels, reduction) if range_stage else None
         self.threshold_attention = Attention(self.channels, reduction) if threshold_stage else None
         stages = [attention for attention in (self.range_attention, self.threshold_attention) if attention is not None]
@@ -151,6 +153,10 @@ class DoubleStageST(LSQActivation):
         self.register_buffer("running_gain", torch.ones(self.channels))
         self.register_buffer("running_threshold", torch.zeros(self.channels))
         self.register_buffer("mix", torch.zeros(()))  # lambda of the annealing: 0 per sample, 1 batch mean
+
+    def lr_factor(self, name: str) -> float:
+        """Steps learn at their own rate, attention at ``attention_lr_factor`` times that."""
+        return self.attention_lr_factor if "attention" in name else 1.0
 
     def set_progress(self, fraction: float) -> None:
         """Anneal: the share of the batch mean goes linearly from 0 to 1 over the first ``anneal`` of training."""

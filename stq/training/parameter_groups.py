@@ -14,17 +14,19 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Groups for an optimizer: weights decay; biases, norms and steps do not; each quantizer decays as it declares.
 
-    Parameters of quantizers (steps, clips, attention) learn with ``lr * quantizer_lr_factor``.
+    Parameters of quantizers (steps, clips, attention) learn with ``lr * quantizer_lr_factor``, times what their
+    quantizer asks for.
     """
-    owned: dict[int, float] = {}
+    owned: dict[int, tuple[float, float]] = {}
     for quantizer in quantizers(model):
-        owned.update((id(parameter), quantizer.decay) for parameter in quantizer.parameters())
+        for name, parameter in quantizer.named_parameters():
+            owned[id(parameter)] = (lr * quantizer_lr_factor * quantizer.lr_factor(name), quantizer.decay)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if not parameter.requires_grad:
             continue
         if id(parameter) in owned:
-            key = (lr * quantizer_lr_factor, owned[id(parameter)])
+            key = owned[id(parameter)]
         else:
             key = (lr, weight_decay if parameter.dim() > 1 else 0.0)
         groups.setdefault(key, []).append(parameter)

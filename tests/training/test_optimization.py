@@ -36,13 +36,13 @@ def test_groups_decay_weights_only_and_pact_clips_by_their_own():
     assert where[id(model.bn1.weight)] == where[id(model.fc.bias)] == (0.1, 0.0)
 
 
-def test_attention_and_steps_do_not_decay():
-    model = quantized("double_st")
+def test_attention_and_steps_do_not_decay_and_attention_has_its_own_rate():
+    model = quantized("double_st", attention_lr_factor=5)
     groups = parameter_groups(model, 0.1, 0.01, 2.0)
     where = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
     own = list(model.layer1[0].conv1.input_quantizer.parameters())
     assert len(own) == 9  # a step, and two layers of two attention blocks with weight and bias
-    assert {where[id(p)] for p in own} == {(0.2, 0.0)}
+    assert sorted(where[id(p)] for p in own) == [(0.2, 0.0)] + [(1.0, 0.0)] * 8
 
 
 def test_progressive_bits_fall_and_spare_layers_with_bits_of_their_own():
