@@ -32,4 +32,4 @@ def test_option_composes(group, option, tmp_path):
 
 
 def test_every_method_has_a_configuration():
-    assert {option for group, option in OPTIONS if group == "quantizer"} == set(stq.list_quantizers())
+    assert set(stq.list_quantizers()) <= {option for group, option in OPTIONS if group == "quantizer"}
