@@ -42,6 +42,11 @@ import numpy as np
 INTEGER_LAYERS = ("conv", "linear")
 
 
+def call_name(path: str, call: int) -> str:
+    """Name of a layer's node; a layer that is called again, ``call`` from 1 up, has one for each call."""
+    return f"{path}@{call}" if call else path
+
+
 @dataclass(frozen=True)
 class Node:
     """One operation; ``inputs`` are names of nodes before it."""

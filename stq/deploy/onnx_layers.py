@@ -1,9 +1,9 @@
 """Integer convolutions and linear layers in ONNX: how weights are stored, and the forms in which a layer runs.
 
 A layer whose output goes to a quantizer alone runs on codes: DequantizeLinear - Conv - QuantizeLinear, which runtimes
-fuse into one integer convolution. Any other needs its sums as real numbers (before a residual addition): on small
-pictures a matrix product of integers on gathered patches, on large ones ConvInteger, which need not gather them first
-but packs its weights at every call.
+fuse into one integer convolution. Any other needs its sums as real numbers (before a residual addition): on pictures
+that are small for their channels a matrix product of integers on gathered patches, on others ConvInteger, which need
+not gather them first but packs its weights at every call.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _EXACT_FLOAT32 = 2**24
 
 
 class LayerWriter(GraphWriter):
-    """Writes integer layers. Codes are stored from 0 up: ``gain * (code - low)``, uint8."""
+    """Writes integer layers. Codes are stored from 0 up: ``gain * (code - low)``, as ``stored_type`` says."""
 
     def __init__(self, network: Network, input_size: tuple[int, ...], requantized: dict[str, Requantization]):
         super().__init__(network, input_size)

@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from ..errors import InputError
 from . import known_operations as known
-from .network import Node
+from .network import Node, call_name
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class _Reader:
     def _unique(self, node: fx.Node) -> str:
         """The layer's path, or the fx name where a module is called twice."""
         calls = [n for n in self.graph.nodes if n.op == "call_module" and n.target == node.target]
-        return node.target if calls[0] is node else f"{node.target}@{calls.index(node)}"
+        return call_name(node.target, calls.index(node))
 
     def _norm(self, node: fx.Node, norm: nn.Module, name: str, inputs: tuple[str, ...]) -> list[Node]:
         if norm.running_var is None:

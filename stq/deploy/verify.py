@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..quantizers import ActivationRecord
 from ..surgery import float_weight, input_quantizer, quantized_layers, weight_quantizer
 from .integer import run
-from .network import Network, Node
+from .network import Network, Node, call_name
 
 
 @dataclass
@@ -47,8 +47,8 @@ def verify(model: nn.Module, network: Network, batches: Iterable[Tensor]) -> Agr
     agreement = Agreement()
     modes = {module: module.training for module in model.modules()}
     model.eval()
-    exact = _Exact(model)
     try:
+        exact = _Exact(model)
         for batch in batches:
             codes: dict[str, Tensor] = {}
             expected = _model_codes(model, batch, codes)
@@ -108,8 +108,8 @@ def _model_codes(model: nn.Module, batch: Tensor, codes: dict[str, Tensor]) -> T
 
 
 def _name(path: str, call: int) -> str:
-    """The frozen network's name of a layer's quantizer; a layer may be called more than once."""
-    return f"{path}@{call}.quantize" if call else f"{path}.quantize"
+    """The frozen network's name of a layer's quantizer."""
+    return f"{call_name(path, call)}.quantize"
 
 
 class _Exact:

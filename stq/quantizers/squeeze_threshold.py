@@ -149,8 +149,10 @@ class DoubleStageST(LSQActivation):
         self.squeeze, self.attention_lr_factor = squeeze, attention_lr_factor
         self.range_attention = Attention(self.channels, reduction) if range_stage else None
         self.threshold_attention = Attention(self.channels, reduction) if threshold_stage else None
-        stages = [attention for attention in (self.range_attention, self.threshold_attention) if attention is not None]
-        self.standards = nn.ModuleList([Standardize(self.channels, momentum) for _ in stages if standardize])
+        self.range_standard, self.threshold_standard = (
+            Standardize(self.channels, momentum) if standardize and stage else nn.Identity()
+            for stage in (range_stage, threshold_stage)
+        )
         self.intervals = intervals
         if intervals:
             self.positive("widths", (self.levels,))
@@ -211,13 +213,13 @@ class DoubleStageST(LSQActivation):
             return torch.ones_like(self._positions(x)[..., 0])
         z = SQUEEZES[self.squeeze](self._positions(x))
         z = z / (z.abs().mean(-1, keepdim=True) + 1e-6)
-        return 2 * torch.sigmoid(self.range_attention(self.standards[0](z) if self.standards else z))
+        return 2 * torch.sigmoid(self.range_attention(self.range_standard(z)))
 
     def _threshold(self, v: Tensor) -> Tensor:
         if self.threshold_attention is None:
             return torch.zeros_like(self._positions(v)[..., 0])
         z = SQUEEZES[self.squeeze](self._positions(clip(v, self.low, self.high))) / self.levels
-        return self.t_max * torch.tanh(self.threshold_attention(self.standards[-1](z) if self.standards else z))
+        return self.t_max * torch.tanh(self.threshold_attention(self.threshold_standard(z)))
 
     def _annealed(self, value: Tensor, running: Tensor) -> Tensor:
         mean = batch_mean(value)

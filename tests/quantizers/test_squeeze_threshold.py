@@ -267,9 +267,9 @@ def test_standardized_squeeze_has_no_mean_and_unit_deviation_over_the_samples():
         quantizer(batch)
     means = torch.cat(batches).mean((2, 3)).numpy()
     squeezed = means / means.mean(1, keepdims=True)
-    close(quantizer.standards[0].mean, squeezed.mean(0), 1e-4)
-    close(quantizer.standards[0].variance, squeezed.var(0), 0.05)  # each batch about its own mean
-    z = (squeezed[:200] - quantizer.standards[0].mean.numpy()) / quantizer.standards[0].variance.sqrt().numpy()
+    close(quantizer.range_standard.mean, squeezed.mean(0), 1e-4)
+    close(quantizer.range_standard.variance, squeezed.var(0), 0.05)  # each batch about its own mean
+    z = (squeezed[:200] - quantizer.range_standard.mean.numpy()) / quantizer.range_standard.variance.sqrt().numpy()
     parameters = {name: p.detach() for name, p in quantizer.named_parameters()}
     gain = 2 * torch.sigmoid(mlp(parameters, "range_attention", torch.as_tensor(z).clamp(-3, 3)))
     x = batches[0]
