@@ -21,19 +21,15 @@ def spread(run: Path) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
     model, data, _ = load_run(run)
     data.setup("test")
     images = next(iter(data.test_dataloader()))[0][:500]
-    found: dict[str, list[torch.Tensor]] = {}
+    found: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     for path, layer in stq.quantized_layers(model.cpu().eval()):
         quantizer = layer.input_quantizer
         if getattr(quantizer, "range_attention", None) is None or quantizer.threshold_attention is None:
             continue
         quantizer.inference = "dynamic"  # also where attention was frozen: what it would have said
-        kept = found.setdefault(path, [])
-        quantizer.range_attention.register_forward_hook(lambda _m, _x, y, kept=kept: kept.append(2 * y.sigmoid()))
-        quantizer.threshold_attention.register_forward_hook(
-            lambda _m, _x, y, kept=kept, t_max=quantizer.t_max: kept.append(t_max * y.tanh())
-        )
+        quantizer.register_forward_pre_hook(lambda q, x, path=path: found.update({path: q.attend(x[0])}))
     model(images)
-    return [(path, *kept) for path, kept in found.items()]
+    return [(path, *both) for path, both in found.items()]
 
 
 if __name__ == "__main__":

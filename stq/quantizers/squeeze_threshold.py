@@ -26,84 +26,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from .attention import SQUEEZES, Attention, Standardize, batch_mean
 from .base import scale_gradient
 from .lsq import LSQActivation
 from .record import ActivationRecord, clip, round_ste
 from .registry import register_quantizer
-
-SQUEEZES: dict[str, Callable[[Tensor], Tensor]] = {
-    "mean": lambda x: x.mean(-1),
-    "abs": lambda x: x.abs().mean(-1),
-    "max": lambda x: x.amax(-1),
-    "none": lambda x: torch.ones_like(x[..., 0]),  # attends to nothing: what learned constants alone would do
-    "rms": lambda x: (x.square().mean(-1) + 1e-12).sqrt(),
-}
-
-
-class _AllReduceSum(torch.autograd.Function):
-    """Sum over the processes of a data-parallel run; so is the gradient."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        x = x.clone()
-        dist.all_reduce(x)
-        return x
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        gradient = gradient.clone()
-        dist.all_reduce(gradient)
-        return gradient
-
-
-def batch_mean(x: Tensor) -> Tensor:
-    """Mean of x (N, C) over the samples of all processes, shape (C,); differentiable."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return x.mean(0)
-    total = _AllReduceSum.apply(torch.cat([x.sum(0), x.new_tensor([float(len(x))])]))
-    return total[:-1] / total[-1]
-
-
-class Standardize(nn.Module):
-    """``(z - mean) / deviation`` for each channel of z (N, C), clipped to [-3, 3].
-
-    Mean and deviation over the samples are running ones, in training too, so one sample is enough.
-    """
-
-    def __init__(self, channels: int, momentum: float):
-        super().__init__()
-        self.momentum = momentum
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("variance", torch.ones(channels))
-        self.register_buffer("batches", torch.zeros(()))
-
-    def forward(self, z: Tensor) -> Tensor:
-        """The same shape; updates the running statistics in training."""
-        if self.training:
-            with torch.no_grad():
-                self.batches += 1
-                weight = (1 / self.batches).clamp(min=self.momentum)  # a plain mean over the first batches
-                mean = batch_mean(z)
-                self.mean.lerp_(mean.to(self.mean.dtype), weight)
-                self.variance.lerp_(batch_mean((z - mean).square()).to(self.variance.dtype), weight)
-        return ((z - self.mean) / (self.variance + 1e-10).sqrt()).clamp(-3, 3).to(z.dtype)
-
-
-class Attention(nn.Sequential):
-    """Linear(C, h) -> ReLU -> Linear(h, C) with h = max(C / reduction, 8); its output is zero at the start."""
-
-    def __init__(self, channels: int, reduction: int):
-        hidden = max(channels // reduction, 8)
-        super().__init__(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
-        nn.init.zeros_(self[-1].weight)
-        nn.init.zeros_(self[-1].bias)
-
-    def forward(self, z: Tensor) -> Tensor:
-        """In the precision of the weights, which is not that of z where the whole model was cast to half."""
-        return super().forward(z.to(self[0].weight.dtype)).to(z.dtype)
 
 
 @register_quantizer("double_st", weights="lsq")
@@ -145,6 +74,11 @@ class DoubleStageST(LSQActivation):
             raise ValueError(f"momentum={momentum} must be above 0 and at most 1")
         if reduction < 1:
             raise ValueError(f"reduction={reduction} must be 1 or more")
+        if not 0 <= anneal <= 1:
+            raise ValueError(f"anneal={anneal} must be a part of training, from 0 to 1")
+        for name, value in (("t_max", t_max), ("attention_lr_factor", attention_lr_factor)):
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"{name}={value} must be 0 or more")
         self.momentum, self.t_max, self.anneal, self.inference = momentum, t_max, anneal, inference
         self.squeeze, self.attention_lr_factor = squeeze, attention_lr_factor
         self.range_attention = Attention(self.channels, reduction) if range_stage else None
@@ -175,6 +109,14 @@ class DoubleStageST(LSQActivation):
         return self._quantize(
             x, self.step(x), gain, lambda v: self._annealed(self._threshold(v), self.running_threshold)
         )
+
+    def attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Gain and threshold shift (in codes) that the attention gives an input of the layer, each (N, C).
+
+        Those of each sample, whatever the annealing and the kind of inference.
+        """
+        gain = self._gain(x)
+        return gain, self._threshold(self._per_sample(gain / self.bounded("step"), x) * x)
 
     def evaluate(self, x: Tensor) -> Tensor:
         """Static evaluation is that of every quantizer; dynamic evaluation keeps the attention."""

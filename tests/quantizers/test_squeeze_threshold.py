@@ -203,6 +203,16 @@ def test_layouts_of_linear_and_conv1d_give_what_the_image_gives(axis, from_image
     close(other.eval()(from_image(x)).detach(), from_image(image.eval()(x).detach()))
 
 
+def test_attend_tells_gain_and_threshold_of_each_sample():
+    x = inputs(signed=True)
+    quantizer = awake("double_st", 3, True, x)
+    quantizer.set_progress(1.0)  # annealing does not change what the attention says
+    _, gain, threshold = st(x, quantizer.raw_step.detach(), leaves(quantizer), 3, True)
+    for found, expected in zip(quantizer.attend(x), (gain, threshold), strict=True):
+        close(found.detach(), expected.detach(), 1e-6)
+        assert found.std(0).min() > 1e-3
+
+
 def test_a_linear_input_without_positions_is_one_position():
     x = inputs(signed=True, shape=(6, CHANNELS))
     flat = activation("double_st", 3, True, x, axis=-1).double()
@@ -218,6 +228,9 @@ def test_a_linear_input_without_positions_is_one_position():
         ({"squeeze": "median"}, "squeeze='median' must be one of"),
         ({"momentum": 0}, "momentum=0 must be"),
         ({"reduction": 0}, "reduction=0 must be"),
+        ({"anneal": 1.5}, "anneal=1.5 must be"),
+        ({"t_max": -1}, "t_max=-1 must be"),
+        ({"attention_lr_factor": float("nan")}, "attention_lr_factor=nan must be"),
     ],
 )
 def test_settings_out_of_range_are_refused(setting, message):

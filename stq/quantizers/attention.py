@@ -1,0 +1,84 @@
+"""The attention block of Squeeze-and-Threshold: what it squeezes, how that is standardized, and means over samples.
+
+Channels squeezed to one number each, then two small linear layers, as in Squeeze-and-Excitation (arXiv 1709.01507);
+see ``squeeze_threshold`` for what becomes of their output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+SQUEEZES: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda x: x.mean(-1),
+    "abs": lambda x: x.abs().mean(-1),
+    "max": lambda x: x.amax(-1),
+    "none": lambda x: torch.ones_like(x[..., 0]),  # attends to nothing: what learned constants alone would do
+    "rms": lambda x: (x.square().mean(-1) + 1e-12).sqrt(),
+}
+
+
+class _AllReduceSum(torch.autograd.Function):
+    """Sum over the processes of a data-parallel run; so is the gradient."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+def batch_mean(x: Tensor) -> Tensor:
+    """Mean of x (N, C) over the samples of all processes, shape (C,); differentiable."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return x.mean(0)
+    total = _AllReduceSum.apply(torch.cat([x.sum(0), x.new_tensor([float(len(x))])]))
+    return total[:-1] / total[-1]
+
+
+class Standardize(nn.Module):
+    """``(z - mean) / deviation`` for each channel of z (N, C), clipped to [-3, 3].
+
+    Mean and deviation over the samples are running ones, in training too, so one sample is enough.
+    """
+
+    def __init__(self, channels: int, momentum: float):
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("variance", torch.ones(channels))
+        self.register_buffer("batches", torch.zeros(()))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """The same shape; updates the running statistics in training."""
+        if self.training:
+            with torch.no_grad():
+                self.batches += 1
+                weight = (1 / self.batches).clamp(min=self.momentum)  # a plain mean over the first batches
+                mean = batch_mean(z)
+                self.mean.lerp_(mean.to(self.mean.dtype), weight)
+                self.variance.lerp_(batch_mean((z - mean).square()).to(self.variance.dtype), weight)
+        return ((z - self.mean) / (self.variance + 1e-10).sqrt()).clamp(-3, 3).to(z.dtype)
+
+
+class Attention(nn.Sequential):
+    """Linear(C, h) -> ReLU -> Linear(h, C) with h = max(C / reduction, 8); its output is zero at the start."""
+
+    def __init__(self, channels: int, reduction: int):
+        hidden = max(channels // reduction, 8)
+        super().__init__(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
+        nn.init.zeros_(self[-1].weight)
+        nn.init.zeros_(self[-1].bias)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """In the precision of the weights, which is not that of z where the whole model was cast to half."""
+        return super().forward(z.to(self[0].weight.dtype)).to(z.dtype)
