@@ -47,7 +47,7 @@ def activation(module: nn.Module) -> tuple[str, dict, dict] | None:
         slope = module.weight.detach().cpu().float().numpy().copy()
         return "prelu", {}, {"slope": slope.reshape(()) if slope.size == 1 else slope}
     if isinstance(module, nn.LeakyReLU):
-        return "prelu", {}, {"slope": np.float32(module.negative_slope).reshape(())}
+        return "prelu", {}, {"slope": np.array(module.negative_slope, np.float32)}
     if isinstance(module, nn.ReLU6):
         return "clip", {"low": 0.0, "high": 6.0}, {}
     if isinstance(module, nn.Hardtanh):

@@ -83,13 +83,25 @@ class _Reader:
             raise InputError("the model returns several tensors; a network with one output can be frozen")
         if sum(node.op == "placeholder" and bool(node.users) for node in self.graph.nodes) != 1:
             raise InputError("the model reads several inputs; a network with one input can be frozen")
+        needed = _leading_to(self._output)
         for node in self.graph.nodes:
-            if node.op == "output" or (not node.users and node is not self._output):
+            if node not in needed:
                 continue
+            self._check_in_place(node, needed)
             made = list(getattr(self, f"_{node.op}")(node))
             yield from made
             if made:
                 self.named[node] = made[-1].name
+
+    def _check_in_place(self, node: fx.Node, needed: set[fx.Node]) -> None:
+        """Refuse what changes its input where that is read again later: the network's values do not change."""
+        module = self.modules.get(node.target) if node.op == "call_module" else None
+        if getattr(module, "inplace", False) or node.kwargs.get("inplace"):
+            order = {other: place for place, other in enumerate(self.graph.nodes)}
+            for changed in node.all_input_nodes:
+                readers = [user for user in changed.users if user in needed]
+                if changed is self._output or any(order[user] > order[node] for user in readers):
+                    raise self._refuse(node, f"the in-place operation '{node.name}', whose input is read again")
 
     def _inputs(self, node: fx.Node, *values: Any) -> tuple[str, ...]:
         return tuple(self.named[v] for v in (values or [a for a in node.args if isinstance(a, fx.Node)]))
@@ -208,7 +220,7 @@ class _Reader:
             if isinstance(value, fx.Node):
                 names.append(self.named[value])
             else:
-                nodes.append(Node(f"{node.name}.{index}", "constant", (), {}, {"value": np.float32(value).reshape(())}))
+                nodes.append(Node(f"{node.name}.{index}", "constant", (), {}, {"value": np.array(value, np.float32)}))
                 names.append(nodes[-1].name)
         return [*nodes, Node(node.name, op, tuple(names))]
 
@@ -238,3 +250,13 @@ class _Reader:
         given.pop("return_indices", None)
         cls, make = (nn.AvgPool2d, known.avg_pool) if average else (nn.MaxPool2d, known.max_pool)
         return make(node.name, inputs, cls(**given))
+
+
+def _leading_to(output: fx.Node) -> set[fx.Node]:
+    """The nodes that the output depends on, itself among them."""
+    found, waiting = set(), [output]
+    while waiting:
+        if (node := waiting.pop()) not in found:
+            found.add(node)
+            waiting += node.all_input_nodes
+    return found
