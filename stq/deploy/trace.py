@@ -186,6 +186,10 @@ class _Reader:
         args, kwargs, name = node.args, node.kwargs, node.name
         if target in known.ELEMENTWISE_CALLS:
             return [Node(name, known.ELEMENTWISE_CALLS[target], self._inputs(node, args[0]))]
+        if target in (F.dropout, F.dropout2d):
+            given = {**dict(zip(("input", "p", "training"), node.args, strict=False)), **node.kwargs}
+            if given.get("training", True):
+                raise self._refuse(node, f"'{node.name}', which drops in evaluation too (give training=self.training)")
         if target in known.PASS:
             return self._pass(node, args[0])
         if target in known.ADD or target in known.MUL:

@@ -191,3 +191,19 @@ def test_in_place_operations_whose_input_is_read_again_are_refused():
     model = calibrated(_Branches(read_again=True), (1, 8, 8), "lsq", 4)
     with pytest.raises(InputError, match="in-place operation 'act', whose input is read again"):
         freeze(model)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_dropout_that_stays_in_evaluation_is_refused(training):
+    class Dropping(nn.Sequential):
+        def forward(self, x):
+            return nn.functional.dropout(super().forward(x), 0.5, training)
+
+    model = calibrated(Dropping(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3)), (1, 8, 8), "lsq", 4)
+    if training:
+        with pytest.raises(InputError, match="drops in evaluation too"):
+            freeze(model)
+    else:
+        x = torch.randn(2, 1, 8, 8)
+        with torch.no_grad():
+            assert np.allclose(run(freeze(model), x), model(x), atol=1e-5)
