@@ -38,7 +38,8 @@ ELEMENTWISE_CALLS: dict[Any, str] = {
 }
 ADD = (operator.add, operator.iadd, torch.add, "add", "add_")
 MUL = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
-PASS = (F.dropout, F.dropout2d, "contiguous", "clone", "detach")
+DROPOUT = (F.dropout, F.dropout2d)
+PASS = (*DROPOUT, "contiguous", "clone", "detach")  # what changes nothing in evaluation
 
 
 def activation(module: nn.Module) -> tuple[str, dict, dict] | None:

@@ -78,30 +78,28 @@ class _Reader:
         self.named: dict[fx.Node, str] = {}  # the name under which an fx node's value is known
 
     def read(self) -> Iterator[Step | Node]:
-        self._output = next(node for node in self.graph.nodes if node.op == "output").args[0]
-        if not isinstance(self._output, fx.Node):
+        for node in self.graph.nodes:
+            self._check_in_place(node)
+        self.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+        output = next(node for node in self.graph.nodes if node.op == "output").args[0]
+        if not isinstance(output, fx.Node):
             raise InputError("the model returns several tensors; a network with one output can be frozen")
         if sum(node.op == "placeholder" and bool(node.users) for node in self.graph.nodes) != 1:
             raise InputError("the model reads several inputs; a network with one input can be frozen")
-        needed = _leading_to(self._output)
         for node in self.graph.nodes:
-            if node not in needed:
+            if node.op == "output" or not node.users:
                 continue
-            self._check_in_place(node, needed)
             made = list(getattr(self, f"_{node.op}")(node))
             yield from made
             if made:
                 self.named[node] = made[-1].name
 
-    def _check_in_place(self, node: fx.Node, needed: set[fx.Node]) -> None:
+    def _check_in_place(self, node: fx.Node) -> None:
         """Refuse what changes its input where that is read again later: the network's values do not change."""
         module = self.modules.get(node.target) if node.op == "call_module" else None
-        if getattr(module, "inplace", False) or node.kwargs.get("inplace"):
-            order = {other: place for place, other in enumerate(self.graph.nodes)}
-            for changed in node.all_input_nodes:
-                readers = [user for user in changed.users if user in needed]
-                if changed is self._output or any(order[user] > order[node] for user in readers):
-                    raise self._refuse(node, f"the in-place operation '{node.name}', whose input is read again")
+        in_place = getattr(module, "inplace", False) or node.kwargs.get("inplace")
+        if in_place and any(node < reader for changed in node.all_input_nodes for reader in changed.users):
+            raise self._refuse(node, f"the in-place operation '{node.name}', whose input is read again")
 
     def _inputs(self, node: fx.Node, *values: Any) -> tuple[str, ...]:
         return tuple(self.named[v] for v in (values or [a for a in node.args if isinstance(a, fx.Node)]))
@@ -186,10 +184,8 @@ class _Reader:
         args, kwargs, name = node.args, node.kwargs, node.name
         if target in known.ELEMENTWISE_CALLS:
             return [Node(name, known.ELEMENTWISE_CALLS[target], self._inputs(node, args[0]))]
-        if target in (F.dropout, F.dropout2d):
-            given = {**dict(zip(("input", "p", "training"), node.args, strict=False)), **node.kwargs}
-            if given.get("training", True):
-                raise self._refuse(node, f"'{node.name}', which drops in evaluation too (give training=self.training)")
+        if target in known.DROPOUT and _arguments(node, "input", "p", "training").get("training", True):
+            raise self._refuse(node, f"'{node.name}', which drops in evaluation too (give training=self.training)")
         if target in known.PASS:
             return self._pass(node, args[0])
         if target in known.ADD or target in known.MUL:
@@ -229,15 +225,15 @@ class _Reader:
         return [*nodes, Node(node.name, op, tuple(names))]
 
     def _mean(self, node: fx.Node) -> list[Node]:
-        axes = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-        keep = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
+        given = _arguments(node, "input", "dim", "keepdim")
+        axes, keep = given.get("dim"), given.get("keepdim", False)
         axes = [axes] if isinstance(axes, int) else list(axes or ())
         if not axes:
             raise self._refuse(node, "'mean' over everything")
         return [Node(node.name, "mean", self._inputs(node, node.args[0]), {"axes": axes, "keepdims": bool(keep)})]
 
     def _pad(self, node: fx.Node) -> Node:
-        given = {**dict(zip(("input", "pad", "mode", "value"), node.args, strict=False)), **node.kwargs}
+        given = _arguments(node, "input", "pad", "mode", "value")
         pads = list(given["pad"])
         if given.get("mode", "constant") != "constant" or given.get("value") or len(pads) > 6:
             raise self._refuse(node, "padding with anything but zeros, or of the batch axis")
@@ -248,19 +244,13 @@ class _Reader:
     def _functional_pool(self, node: fx.Node) -> Node:
         average = node.target is F.avg_pool2d
         rest = ("ceil_mode", "count_include_pad", "divisor_override") if average else ("dilation", "ceil_mode")
-        names = ("input", "kernel_size", "stride", "padding", *rest)
-        given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+        given = _arguments(node, "input", "kernel_size", "stride", "padding", *rest)
         inputs = self._inputs(node, given.pop("input"))
         given.pop("return_indices", None)
         cls, make = (nn.AvgPool2d, known.avg_pool) if average else (nn.MaxPool2d, known.max_pool)
         return make(node.name, inputs, cls(**given))
 
 
-def _leading_to(output: fx.Node) -> set[fx.Node]:
-    """The nodes that the output depends on, itself among them."""
-    found, waiting = set(), [output]
-    while waiting:
-        if (node := waiting.pop()) not in found:
-            found.add(node)
-            waiting += node.all_input_nodes
-    return found
+def _arguments(node: fx.Node, *names: str) -> dict[str, Any]:
+    """The arguments of a call by name, ``names`` being those of the positional ones."""
+    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}

@@ -17,12 +17,9 @@ from .test_onnx import scores
 
 pytest.importorskip("onnxruntime")
 
-NETWORKS = {  # basic and bottleneck blocks; depthwise and signed inputs; SiLU and squeeze-and-excitation
-    "resnet18": 64,
-    "resnet26": 64,
-    "mobilenetv2_050": 64,
-    "efficientnet_b0": 64,
-}
+# basic and bottleneck blocks; depthwise and signed inputs; SiLU and squeeze-and-excitation
+NETWORKS = ("resnet18", "resnet26", "mobilenetv2_050", "efficientnet_b0")
+SIZE = (3, 64, 64)
 _ROUNDED_BY_LIBRARY = ("silu", "sigmoid")  # of which two libraries differ in the last bit
 
 
@@ -60,8 +57,7 @@ def reference(network: Network, x: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_onnx_equals_the_reference(name, method, bits, tmp_path):
     torch.manual_seed(bits)
-    size = (3, NETWORKS[name], NETWORKS[name])
-    network = freeze(calibrated(timm.create_model(name), size, method, bits, first_last_bits=8))
-    x = torch.randn(4, *size)
+    network = freeze(calibrated(timm.create_model(name), SIZE, method, bits, first_last_bits=8))
+    x = torch.randn(4, *SIZE)
     path = stq.export(network, x, tmp_path / "model.onnx")
     assert np.array_equal(scores(path, x), reference(network, x))

@@ -207,3 +207,16 @@ def test_dropout_that_stays_in_evaluation_is_refused(training):
         x = torch.randn(2, 1, 8, 8)
         with torch.no_grad():
             assert np.allclose(run(freeze(model), x), model(x), atol=1e-5)
+
+
+def test_in_place_operations_count_where_their_result_is_dropped():
+    class Dropping(nn.Sequential):
+        def forward(self, x):
+            h = self[0](x)
+            self[1](h)
+            return self[2](h)
+
+    layers = nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3)
+    model = calibrated(Dropping(*layers), (1, 8, 8), "lsq", 4)
+    with pytest.raises(InputError, match="whose input is read again"):
+        freeze(model)
