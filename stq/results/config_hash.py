@@ -40,7 +40,10 @@ def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: config.get(key) for key in _DECIDING}
     kept["trainer"] = {key: (config.get("trainer") or {}).get(key) for key in _TRAINER}
     kept["progressive"] = (config.get("callbacks") or {}).get("progressive")
-    if config.get("compile"):  # sums in another order; left out otherwise, as before there was a choice
+    batches = (config.get("callbacks") or {}).get("reestimate_batch_norm")
+    if batches is not None:  # left out otherwise, and so is the next, as before there was a choice
+        kept["reestimate_batch_norm"] = batches
+    if config.get("compile"):  # sums in another order
         kept["compile"] = True
     kept["data"] = _without(kept["data"], _INCIDENTAL_DATA)
     kept["init"] = {key: value for key, value in (kept["init"] or {}).items() if value is not None}

@@ -22,6 +22,7 @@ from ..errors import InputError, TrainingFailed
 from ..quantizers import get_method
 from ..results.config_hash import config_hash
 from ..results.schema import OPTIONAL_KEYS, SCHEMA_VERSION, finished_result, write_result
+from .batch_norm import BatchNormReestimation
 from .callbacks import ProgressiveBits, QuantizerProgress, progress_bar
 from .identity import command, git_commit, hardware, versions
 from .load import build_data
@@ -148,6 +149,8 @@ def _trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
         ModelCheckpoint(checkpoints, "last", enable_version_counter=False),  # of every epoch, and knows the best
     ]
     callbacks += [progress_bar()] if cfg.trainer.enable_progress_bar else []
+    if cfg.callbacks.reestimate_batch_norm is not None:
+        callbacks.append(BatchNormReestimation(cfg.callbacks.reestimate_batch_norm))
     if quantized:
         callbacks.append(QuantizerProgress())
         callbacks += [QuantizerMonitor()] if cfg.callbacks.monitor else []

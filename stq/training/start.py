@@ -96,7 +96,7 @@ def float_config(cfg: DictConfig) -> DictConfig:
         float_cfg.quantizer = {"method": "none"}
         float_cfg.bits = float_cfg.weight_bits = float_cfg.activation_bits = float_cfg.first_last_bits = 32
         float_cfg.init = {"start": "scratch", "path": None, "float": None}
-        float_cfg.callbacks.progressive = None
+        float_cfg.callbacks.progressive = float_cfg.callbacks.reestimate_batch_norm = None
         float_cfg.loss.distillation_weight = 0.0
         float_cfg.tags = []
         float_cfg = OmegaConf.merge(float_cfg, overrides)
