@@ -77,7 +77,7 @@ class BufferWriter:
             raise InputError(f"'{reader.name}' has no C form: its layer has float weights")
         return reader if reader.op in INTEGER_LAYERS else self._layer_after(reader)
 
-    def _constant(self, node: Node, key: str, array: np.ndarray, kind: str) -> str:
+    def _const_array(self, node: Node, key: str, array: np.ndarray, kind: str) -> str:
         name = re.sub(r"\W", "_", f"{node.name}_{key}")
         name = f"a{len(self.arrays)}_{name}"
         if kind == "float":

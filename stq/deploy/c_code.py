@@ -32,7 +32,7 @@ _REASONS = {
 def export_c(network: Network, input_size: tuple[int, ...], path: Path) -> Path:
     """Write ``path`` (a .h) and, beside it, the program of the same name (.c). Raises InputError for what C lacks."""
     path = path.with_suffix(".h")
-    writer = _Writer(fuse(network), input_size)
+    writer = _Writer(fuse(network, input_size), input_size)
     body = writer.write()
     sizes = {"inputs": math.prod(input_size), "outputs": math.prod(writer.shape(network.output))}
     names = {"stem": path.stem, "guard": re.sub(r"\W", "_", path.stem).upper(), **sizes}

@@ -16,20 +16,20 @@ class LayerWriter(RealWriter):
     def _threshold(self, node: Node) -> str:
         layer, reader = self.network[node.inputs[0]], self._layer_after(node)
         levels = node["high"] - node["low"]
-        thresholds = self._constant(node, "thresholds", node.arrays["thresholds"], "int32_t")
+        thresholds = self._const_array(node, "thresholds", node.arrays["thresholds"], "int32_t")
         sign = ""
         if (node.arrays["sign"] < 0).any():
-            sign = f"{self._constant(node, 'sign', node.arrays['sign'], 'int8_t')}[o] * "
+            sign = f"{self._const_array(node, 'sign', node.arrays['sign'], 'int8_t')}[o] * "
         gain, base = reader["code_gain"], reader["code_gain"] * node["low"] + reader["code_offset"]
         steps = f"stq_steps({sign}acc, {thresholds} + o * {levels}, {levels})"
         kind = self.types[node.name]
         return self._sums(layer, f"{self.places[node.name]}[at] = ({kind})({gain} * {steps} + {base});")
 
     def _layer(self, layer: Node) -> str:
-        multiplier, bias = (self._constant(layer, k, layer.arrays[k], "float") for k in ("multiplier", "bias"))
+        multiplier, bias = (self._const_array(layer, k, layer.arrays[k], "float") for k in ("multiplier", "bias"))
         value = f"stq_real(acc, {multiplier}[o], {bias}[o])"
         if "offset_multiplier" in layer.arrays:
-            offset = self._constant(layer, "offset", layer.arrays["offset_multiplier"], "float")
+            offset = self._const_array(layer, "offset", layer.arrays["offset_multiplier"], "float")
             value = f"stq_real(acc, {multiplier}[o], stq_real(seen, {offset}[o], {bias}[o]))"
         return self._sums(layer, f"{self.places[layer.name]}[at] = {value};")
 
@@ -39,7 +39,7 @@ class LayerWriter(RealWriter):
         """The integer sums of a layer; ``finish`` stores what becomes of ``acc`` at place ``at`` of channel ``o``."""
         codes = layer.arrays["weight"]
         kind = next(k for k, (least, most) in TYPES.items() if least <= codes.min() and codes.max() <= most)
-        weight, x = self._constant(layer, "weight", codes, kind), self.places[layer.inputs[0]]
+        weight, x = self._const_array(layer, "weight", codes, kind), self.places[layer.inputs[0]]
         if layer.op == "linear":
             if math.prod(self.shape(layer.inputs[0])) != codes.shape[1]:
                 raise InputError(f"'{layer.name}' has no C form: a linear layer over several positions")
@@ -88,7 +88,7 @@ for (int z = 0; z < {columns}; z++) {{
         parts = []
         for key in ("gain", "shift"):
             array = node.arrays[key]
-            name = self._constant(node, key, array, "float")
+            name = self._const_array(node, key, array, "float")
             parts.append(f"{name}[{'c' if array.size > 1 else '0'}]")
         if node["axis"] != (-1 if len(self.shapes[node.name]) == 2 else -3):
             raise InputError(f"'{node.name}' has no C form: its channels are not on the first axis")

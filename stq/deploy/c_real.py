@@ -33,11 +33,11 @@ class RealWriter(BufferWriter):
 
     def _prelu(self, node: Node) -> str:
         slope = node.arrays["slope"]
-        name = self._constant(node, "slope", slope, "float")
+        name = self._const_array(node, "slope", slope, "float")
         return self._map(node, f"v > 0.0f ? v : v * {name}[{'c' if slope.size > 1 else '0'}]")
 
     def _affine(self, node: Node) -> str:
-        multiplier, bias = (self._constant(node, k, node.arrays[k], "float") for k in ("multiplier", "bias"))
+        multiplier, bias = (self._const_array(node, k, node.arrays[k], "float") for k in ("multiplier", "bias"))
         return self._map(node, f"stq_sum(v * {multiplier}[c], {bias}[c])")
 
     def _add(self, node: Node) -> str:
@@ -108,10 +108,12 @@ for (int z = 0; z < {columns}; z++) {{
         )
 
     def _pad(self, node: Node) -> str:
-        if any((*node["before"][2:], *node["after"][2:])):
+        missing = len(self.shapes[node.name]) - len(node["before"])
+        before, after = ([0] * missing + node[key] for key in ("before", "after"))
+        if any((*before[2:], *after[2:])):
             raise InputError(f"'{node.name}' has no C form: only channels can be padded")
         channels, rows, columns = self.shape(node.inputs[0])
-        first, plane = node["before"][1], rows * columns
+        first, plane = before[1], rows * columns
         inside = f"at >= {first * plane} && at < {(first + channels) * plane}"
         value = f"{self.places[node.inputs[0]]}[at - {first * plane}]"
         return self._each(node, f"{self.places[node.name]}[at] = {inside} ? {value} : 0.0f;")

@@ -27,14 +27,14 @@ def _single_precision(network: Network) -> Network:
 
 
 def _affine_into_layer(network: Network) -> Network:
-    users, nodes, renamed = network.users(), [], {}
+    users, axes, nodes, renamed = network.users(), _axes(network), [], {}
     kept: dict[str, int] = {}
     for node in network.nodes:
         node = replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
         source = nodes[kept[node.inputs[0]]] if node.inputs else None
         if (
             node.op == "affine"
-            and source.op in (*INTEGER_LAYERS, "float_conv", "float_linear")
+            and (source.op.endswith("conv") or (source.op.endswith("linear") and axes[source.name] == 2))
             and len(users[source.name]) == 1
         ):
             nodes[kept[source.name]] = _with_affine(source, node)
@@ -44,6 +44,30 @@ def _affine_into_layer(network: Network) -> Network:
         kept[node.name] = len(nodes)
         nodes.append(node)
     return Network(tuple(nodes))
+
+
+def _axes(network: Network) -> dict[str, int | None]:
+    """How many axes the value of each node has; None where only the size of the input tells.
+
+    An affine is along axis 1, the outputs of a linear layer along the last: one and the same only in (N, C).
+    """
+    axes: dict[str, int | None] = {}
+    for node in network.nodes:
+        given = [axes[name] for name in node.inputs]
+        before = None if None in given else max(given, default=None)
+        if node.op.endswith("conv"):
+            axes[node.name] = node.arrays["weight"].ndim
+        elif node.op == "constant":
+            axes[node.name] = node.arrays["value"].ndim
+        elif node.op == "flatten" and node["start"] >= 0:
+            axes[node.name] = node["start"] + 1
+        elif node.op == "mean" and not node["keepdims"]:
+            axes[node.name] = before and before - len(node["axes"])
+        elif node.op in ("max_pool", "avg_pool", "adaptive_avg_pool"):
+            axes[node.name] = 4
+        else:
+            axes[node.name] = before
+    return axes
 
 
 def _with_affine(layer: Node, affine: Node) -> Node:

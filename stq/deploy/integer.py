@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -58,7 +60,7 @@ def shapes(network: Network, input_size: Sequence[int]) -> dict[str, tuple[int, 
     Raises InputError naming the first node that does not fit the sizes before it.
     """
     found: dict[str, tuple[int, ...]] = {}
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), _without_tracebacks():
         try:
             run(network, torch.zeros(1, *input_size), lambda node, value: found.update({node.name: tuple(value.shape)}))
         except (RuntimeError, IndexError, ValueError, TypeError) as error:
@@ -67,6 +69,18 @@ def shapes(network: Network, input_size: Sequence[int]) -> dict[str, tuple[int, 
             message = f"'{node.name}' ({node.op}) does not fit an input of size {tuple(input_size)}: {reason[0]}"
             raise InputError(message) from error
     return found
+
+
+@contextmanager
+def _without_tracebacks() -> Iterator[None]:
+    """torch logs a traceback of its own beside the error that it raises."""
+    logger = logging.getLogger(FakeTensorMode.__module__)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def evaluate(network: Network, node: Node, inputs: list[Tensor]) -> Tensor:

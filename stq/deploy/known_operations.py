@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
 
 from ..errors import InputError
 from .network import Node
 
-NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d)
+_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout2d)
+_POOL = ("input", "kernel_size", "stride", "padding")
 _ELEMENTWISE: dict[type, str] = {
     nn.ReLU: "relu",
     nn.SiLU: "silu",
@@ -39,7 +40,38 @@ ELEMENTWISE_CALLS: dict[Any, str] = {
 ADD = (operator.add, operator.iadd, torch.add, "add", "add_")
 MUL = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
 DROPOUT = (F.dropout, F.dropout2d)
+FLATTEN = (torch.flatten, "flatten")
+MEAN = (torch.mean, "mean")
+CAT = (torch.cat, torch.concat)
 PASS = (*DROPOUT, "contiguous", "clone", "detach")  # what changes nothing in evaluation
+VIEWS = (*DROPOUT, *FLATTEN, "contiguous", "detach", operator.getitem)  # what may lie in the memory of its input
+_POSITIONAL: dict[Any, tuple[str, ...]] = {
+    **dict.fromkeys((*ADD, *MUL), ("input", "other")),
+    **dict.fromkeys(FLATTEN, ("input", "start_dim", "end_dim")),
+    **dict.fromkeys(MEAN, ("input", "dim", "keepdim")),
+    **dict.fromkeys(CAT, ("tensors", "dim")),
+    **dict.fromkeys(DROPOUT, ("input", "p", "training", "inplace")),
+    **dict.fromkeys((F.relu, F.relu6, F.silu, F.hardswish, F.hardsigmoid), ("input", "inplace")),
+    F.adaptive_avg_pool2d: ("input", "output_size"),
+    F.pad: ("input", "pad", "mode", "value"),
+    F.avg_pool2d: (*_POOL, "ceil_mode", "count_include_pad", "divisor_override"),
+    **dict.fromkeys((F.max_pool2d, torch.max_pool2d), (*_POOL, "dilation", "ceil_mode")),
+}
+
+
+def arguments(node: fx.Node) -> dict[str, Any]:
+    """The arguments of a call of a function or method by name; of one that is not known here, those named there."""
+    return {**dict(zip(_POSITIONAL.get(node.target, ("input",)), node.args, strict=False)), **node.kwargs}
+
+
+def shown(target: Any) -> str:
+    """The name of a function or method, for messages."""
+    return target if isinstance(target, str) else getattr(target, "__name__", repr(target))
+
+
+def passes(module: nn.Module) -> bool:
+    """Whether a module returns its input in evaluation."""
+    return isinstance(module, _NOTHING) or type(module).__name__ == "DropPath"
 
 
 def activation(module: nn.Module) -> tuple[str, dict, dict] | None:
@@ -82,6 +114,22 @@ def elementwise(name: str, inputs: tuple[str, ...], found: tuple[str, dict, dict
 
 def pair(value: int | tuple[int, ...] | list[int]) -> list[int]:
     return [value, value] if isinstance(value, int) else list(value)
+
+
+def batch_norm(name: str, inputs: tuple[str, ...], norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Node:
+    variance = norm.running_var.detach().cpu().double().numpy()
+    mean = norm.running_mean.detach().cpu().double().numpy()
+    gamma = 1.0 if norm.weight is None else norm.weight.detach().cpu().double().numpy()
+    beta = 0.0 if norm.bias is None else norm.bias.detach().cpu().double().numpy()
+    multiplier = gamma / np.sqrt(variance + norm.eps)
+    return Node(name, "affine", inputs, {}, {"multiplier": multiplier, "bias": np.asarray(beta - mean * multiplier)})
+
+
+def functional_pool(name: str, inputs: tuple[str, ...], function: Any, given: dict[str, Any]) -> Node:
+    settings = {key: value for key, value in given.items() if key not in ("input", "return_indices")}
+    if function is F.avg_pool2d:
+        return avg_pool(name, inputs, nn.AvgPool2d(**settings))
+    return max_pool(name, inputs, nn.MaxPool2d(**settings))
 
 
 def max_pool(name: str, inputs: tuple[str, ...], pool: nn.MaxPool2d) -> Node:

@@ -19,7 +19,7 @@ Operations of ``Node.op``, their attributes and their arrays:
     max_pool    kernel strides pads dilations ceil_mode
     avg_pool    kernel strides pads ceil_mode count_include_pad
     mean        axes keepdims      flatten start
-    slice       steps (per axis)   pad before after (per axis, with zeros)
+    slice       steps (per axis)   pad before after (of the last axes, with zeros)
     adaptive_avg_pool size
 
     threshold   bits low high      | thresholds sign (slope intercept)

@@ -175,7 +175,9 @@ class GraphWriter:
         return self.emit("Slice", x, *(self.constant(v, np.int64) for v in ([0] * len(steps), ends, axes, steps)))
 
     def _pad(self, node: Node, x: str) -> str:
-        return self.emit("Pad", x, self.constant([*node["before"], *node["after"]], np.int64))
+        before = [0] * (len(self.shapes[node.name]) - len(node["before"]))  # the axes that are not padded
+        both = [*before, *node["before"], *before, *node["after"]]
+        return self.emit("Pad", x, self.constant(both, np.int64))
 
 
 def geometry(layer: Node) -> dict:

@@ -19,13 +19,13 @@ from .thresholds import fuse
 
 def export_onnx(network: Network, input_size: tuple[int, ...], path: Path) -> Path:
     """Write ``network`` (or a float network) for inputs (batch, *input_size); the batch size stays free."""
-    fused, requantized = _fuse(network)
+    fused, requantized = _fuse(network, input_size)
     return _Writer(fused, input_size, requantized).save(path)
 
 
-def _fuse(network: Network) -> tuple[Network, dict[str, Requantization]]:
+def _fuse(network: Network, input_size: tuple[int, ...]) -> tuple[Network, dict[str, Requantization]]:
     """Fuse thresholds where one 8-bit convolution reproduces them exactly; and how, by layer."""
-    fused, skip, requantized = fuse(network), [node.name for node in network.of("linear")], {}
+    fused, skip, requantized = fuse(network, input_size), [node.name for node in network.of("linear")], {}
     users = fused.users()
     for threshold in fused.of("threshold"):
         layer = fused[threshold.inputs[0]]
@@ -41,7 +41,7 @@ def _fuse(network: Network) -> tuple[Network, dict[str, Requantization]]:
             skip.append(layer.name)
         else:
             requantized[layer.name] = found
-    return fuse(network, skip), requantized
+    return fuse(network, input_size, skip), requantized
 
 
 class _Writer(LayerWriter):

@@ -31,7 +31,7 @@ def export_qonnx(network: Network, input_size: tuple[int, ...], path: Path, batc
                 f"'{layer.name}' has no QONNX form: its integer sums can exceed 2^24, which QONNX "
                 "cannot hold exactly in its float32 tensors; use fewer bits in this layer"
             )
-    writer = _Writer(fuse(network), input_size)
+    writer = _Writer(fuse(network, input_size), input_size)
     return writer.save(path, batch, ((DOMAIN, 1),))
 
 

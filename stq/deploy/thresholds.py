@@ -7,14 +7,14 @@ found by bisection on the very function that the reference inference evaluates, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .integer import evaluate, real_output
+from .integer import evaluate, real_output, shapes
 from .network import INTEGER_LAYERS, Network, Node
 
 CURVED = ("sigmoid", "tanh", "hardsigmoid")
@@ -22,18 +22,20 @@ MONOTONE = ("relu", "clip", *CURVED)
 _NEVER = 2**31 - 1  # no accumulator reaches it (freeze checks the bound), so the code is never given
 
 
-def fuse(network: Network, skip: Container[str] = ()) -> Network:
+def fuse(network: Network, input_size: Sequence[int], skip: Container[str] = ()) -> Network:
     """The same function with every such chain replaced by one ``threshold`` node (pooling moves behind it).
 
+    input_size: of one sample; a linear layer over several positions has its channels on another axis, and is left.
     skip: names of layers to leave as they are. A threshold node keeps the name, bits, low and high of the quantize
     node that it replaces.
     """
-    users = network.users()
+    users, sizes = network.users(), shapes(network, input_size)
     replaced: dict[str, list[Node]] = {}
     dropped: set[str] = set()
     fused: set[str] = set()  # layers whose output stays an integer
     for layer in network.of(*INTEGER_LAYERS):
-        chain = None if layer.name in skip else _chain(users, layer)
+        positions = layer.op == "linear" and len(sizes[layer.name]) != 2
+        chain = None if positions or layer.name in skip else _chain(users, layer)
         if chain is None:
             continue
         *between, quantize = chain

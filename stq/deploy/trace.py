@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from ..errors import InputError
 from . import known_operations as known
+from .in_place import InPlaceProxy, changes_read_again
 from .network import Node, call_name
 
 
@@ -33,6 +34,9 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 class _Tracer(fx.Tracer):
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return InPlaceProxy(node, self)
+
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
         if isinstance(module, (*_LAYERS, *_NORMS)):
             return True
@@ -78,8 +82,8 @@ class _Reader:
         self.named: dict[fx.Node, str] = {}  # the name under which an fx node's value is known
 
     def read(self) -> Iterator[Step | Node]:
-        for node in self.graph.nodes:
-            self._check_in_place(node)
+        if (node := changes_read_again(self.graph, self.modules)) is not None:
+            raise self._refuse(node, f"the in-place operation '{node.name}', whose input is read again")
         self.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
         output = next(node for node in self.graph.nodes if node.op == "output").args[0]
         if not isinstance(output, fx.Node):
@@ -93,16 +97,6 @@ class _Reader:
             yield from made
             if made:
                 self.named[node] = made[-1].name
-
-    def _check_in_place(self, node: fx.Node) -> None:
-        """Refuse what changes its input where that is read again later: the network's values do not change."""
-        module = self.modules.get(node.target) if node.op == "call_module" else None
-        in_place = getattr(module, "inplace", False) or node.kwargs.get("inplace")
-        if in_place and any(node < reader for changed in node.all_input_nodes for reader in changed.users):
-            raise self._refuse(node, f"the in-place operation '{node.name}', whose input is read again")
-
-    def _inputs(self, node: fx.Node, *values: Any) -> tuple[str, ...]:
-        return tuple(self.named[v] for v in (values or [a for a in node.args if isinstance(a, fx.Node)]))
 
     def _refuse(self, node: fx.Node, what: str) -> InputError:
         stack = node.meta.get("nn_module_stack") or {}
@@ -131,7 +125,7 @@ class _Reader:
             return [Step(name, node.target, module, inputs)]
         if isinstance(module, _NORMS):
             return self._norm(node, module, name, inputs)
-        if isinstance(module, known.NOTHING) or type(module).__name__ == "DropPath":
+        if known.passes(module):
             return self._pass(node, source)
         if (found := known.activation(module)) is not None:
             return [known.elementwise(name, inputs, found)]
@@ -144,7 +138,7 @@ class _Reader:
         if isinstance(module, nn.AdaptiveAvgPool2d) and None not in (sizes := known.pair(module.output_size)):
             return [Node(name, "adaptive_avg_pool", inputs, {"size": sizes})]
         if isinstance(module, nn.Flatten) and module.end_dim == -1:
-            return [Node(name, "flatten", inputs, {"start": module.start_dim})]
+            return [self._flatten(node, name, inputs, module.start_dim)]
         raise self._refuse(node, f"the module {type(module).__name__} at {node.target!r}")
 
     def _unique(self, node: fx.Node) -> str:
@@ -158,15 +152,9 @@ class _Reader:
         act = getattr(norm, "act", None)
         drop = getattr(norm, "drop", None)
         plain = type(norm).forward in (b.forward for b in (nn.BatchNorm2d, nn.BatchNorm1d))
-        if not plain and (act is None or (drop is not None and not isinstance(drop, known.NOTHING))):
+        if not plain and (act is None or (drop is not None and not known.passes(drop))):
             raise self._refuse(node, f"the batch norm type {type(norm).__name__} at {node.target!r}")
-        variance = norm.running_var.detach().cpu().double().numpy()
-        mean = norm.running_mean.detach().cpu().double().numpy()
-        gamma = 1.0 if norm.weight is None else norm.weight.detach().cpu().double().numpy()
-        beta = 0.0 if norm.bias is None else norm.bias.detach().cpu().double().numpy()
-        multiplier = gamma / np.sqrt(variance + norm.eps)
-        arrays = {"multiplier": np.asarray(multiplier), "bias": np.asarray(beta - mean * multiplier)}
-        nodes = [Node(name, "affine", inputs, {}, arrays)]
+        nodes = [known.batch_norm(name, inputs, norm)]
         if not plain and not isinstance(act, nn.Identity):
             found = known.activation(act)
             if found is None:
@@ -181,42 +169,46 @@ class _Reader:
         return self._call(node, node.target)
 
     def _call(self, node: fx.Node, target: Callable | str) -> list[Node]:
-        args, kwargs, name = node.args, node.kwargs, node.name
-        if target in known.ELEMENTWISE_CALLS:
-            return [Node(name, known.ELEMENTWISE_CALLS[target], self._inputs(node, args[0]))]
-        if target in known.DROPOUT and _arguments(node, "input", "p", "training").get("training", True):
-            raise self._refuse(node, f"'{node.name}', which drops in evaluation too (give training=self.training)")
-        if target in known.PASS:
-            return self._pass(node, args[0])
+        name, given = node.name, known.arguments(node)
         if target in known.ADD or target in known.MUL:
             return self._arithmetic(node, "add" if target in known.ADD else "mul")
+        source = given.get("input", given.get("tensors"))
+        if target in known.CAT and isinstance(source, list | tuple):
+            inputs, axis = tuple(self.named[value] for value in source), given.get("dim", 0)
+            self._keep_samples_apart(node, axis == 0)
+            return [Node(name, "concat", inputs, {"axis": axis})]
+        if not isinstance(source, fx.Node):
+            raise self._refuse(node, f"the operation '{known.shown(target)}' on what is no tensor")
+        inputs = (self.named[source],)
+        if target in known.ELEMENTWISE_CALLS:
+            return [Node(name, known.ELEMENTWISE_CALLS[target], inputs)]
+        if target in known.DROPOUT and given.get("training", True):
+            raise self._refuse(node, f"'{name}', which drops in evaluation too (give training=self.training)")
+        if target in known.PASS:
+            return self._pass(node, source)
         if target is F.relu6:
-            return [Node(name, "clip", self._inputs(node, args[0]), {"low": 0.0, "high": 6.0})]
-        if target in (torch.flatten, "flatten"):
-            start = args[1] if len(args) > 1 else kwargs.get("start_dim", 0)
-            if len(args) < 3 and "end_dim" not in kwargs:
-                return [Node(name, "flatten", self._inputs(node, args[0]), {"start": start})]
-        if target in (torch.mean, "mean"):
-            return self._mean(node)
-        if target in (torch.cat, torch.concat):
-            axis = args[1] if len(args) > 1 else kwargs.get("dim", 0)
-            return [Node(name, "concat", self._inputs(node, *args[0]), {"axis": axis})]
-        if target is F.adaptive_avg_pool2d and (args[1] if len(args) > 1 else kwargs["output_size"]) in (1, (1, 1)):
-            return [Node(name, "mean", self._inputs(node, args[0]), {"axes": [2, 3], "keepdims": True})]
+            return [Node(name, "clip", inputs, {"low": 0.0, "high": 6.0})]
+        if target in known.FLATTEN and given.get("end_dim", -1) == -1:
+            return [self._flatten(node, name, inputs, given.get("start_dim", 0))]
+        if target in known.MEAN:
+            return [self._mean(node, inputs, **given)]
+        if target is F.adaptive_avg_pool2d and given["output_size"] in (1, (1, 1)):
+            return [Node(name, "mean", inputs, {"axes": [2, 3], "keepdims": True})]
         if target in (F.max_pool2d, F.avg_pool2d, torch.max_pool2d):
-            return [self._functional_pool(node)]
-        if target is operator.getitem and (steps := known.steps_of(args[1])) is not None:
-            return [Node(name, "slice", self._inputs(node, args[0]), {"steps": steps})]
+            return [known.functional_pool(node.name, inputs, target, given)]
+        if target is operator.getitem and (steps := known.steps_of(node.args[1])) is not None:
+            self._keep_samples_apart(node, steps[0] != 1)
+            return [Node(name, "slice", inputs, {"steps": steps})]
         if target is F.pad:
-            return [self._pad(node)]
-        shown = target if isinstance(target, str) else getattr(target, "__name__", repr(target))
-        raise self._refuse(node, f"the operation '{shown}'")
+            return [self._pad(node, inputs, **given)]
+        raise self._refuse(node, f"the operation '{known.shown(target)}'")
 
     def _arithmetic(self, node: fx.Node, op: str) -> list[Node]:
-        if set(node.kwargs) - {"inplace"} or len(node.args) != 2:
-            raise self._refuse(node, f"'{op}' with {', '.join(node.kwargs) or 'one argument'}")
+        given = known.arguments(node)
+        if set(given) != {"input", "other"}:
+            raise self._refuse(node, f"'{op}' of {', '.join(given)}")
         names, nodes = [], []
-        for index, value in enumerate(node.args):
+        for index, value in enumerate(given.values()):
             if isinstance(value, fx.Node):
                 names.append(self.named[value])
             else:
@@ -224,33 +216,29 @@ class _Reader:
                 names.append(nodes[-1].name)
         return [*nodes, Node(node.name, op, tuple(names))]
 
-    def _mean(self, node: fx.Node) -> list[Node]:
-        given = _arguments(node, "input", "dim", "keepdim")
-        axes, keep = given.get("dim"), given.get("keepdim", False)
-        axes = [axes] if isinstance(axes, int) else list(axes or ())
-        if not axes:
-            raise self._refuse(node, "'mean' over everything")
-        return [Node(node.name, "mean", self._inputs(node, node.args[0]), {"axes": axes, "keepdims": bool(keep)})]
+    def _keep_samples_apart(self, node: fx.Node, mixed: bool) -> None:
+        if mixed:
+            raise self._refuse(node, f"'{node.name}', which works along the batch axis")
 
-    def _pad(self, node: fx.Node) -> Node:
-        given = _arguments(node, "input", "pad", "mode", "value")
-        pads = list(given["pad"])
-        if given.get("mode", "constant") != "constant" or given.get("value") or len(pads) > 6:
-            raise self._refuse(node, "padding with anything but zeros, or of the batch axis")
-        missing = 4 - len(pads) // 2  # pictures (N, C, H, W); F.pad lists the last axis first
-        before, after = ([0] * missing + pads[side::2][::-1] for side in (0, 1))
-        return Node(node.name, "pad", self._inputs(node, given["input"]), {"before": before, "after": after})
+    def _flatten(self, node: fx.Node, name: str, inputs: tuple[str, ...], start: int) -> Node:
+        self._keep_samples_apart(node, start == 0)
+        return Node(name, "flatten", inputs, {"start": start})
 
-    def _functional_pool(self, node: fx.Node) -> Node:
-        average = node.target is F.avg_pool2d
-        rest = ("ceil_mode", "count_include_pad", "divisor_override") if average else ("dilation", "ceil_mode")
-        given = _arguments(node, "input", "kernel_size", "stride", "padding", *rest)
-        inputs = self._inputs(node, given.pop("input"))
-        given.pop("return_indices", None)
-        cls, make = (nn.AvgPool2d, known.avg_pool) if average else (nn.MaxPool2d, known.max_pool)
-        return make(node.name, inputs, cls(**given))
+    def _mean(self, node: fx.Node, inputs: tuple[str, ...], dim: Any = None, keepdim: bool = False, **other) -> Node:
+        axes = [dim] if isinstance(dim, int) else list(dim or ())
+        if not axes or set(other) - {"input"}:
+            raise self._refuse(
+                node, f"'mean' with {', '.join({*other} - {'input'})}" if axes else "'mean' over everything"
+            )
+        self._keep_samples_apart(node, 0 in axes)
+        return Node(node.name, "mean", inputs, {"axes": axes, "keepdims": bool(keepdim)})
 
-
-def _arguments(node: fx.Node, *names: str) -> dict[str, Any]:
-    """The arguments of a call by name, ``names`` being those of the positional ones."""
-    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    def _pad(
+        self, node: fx.Node, inputs: tuple[str, ...], pad: Any, mode: str = "constant", value: float = 0, **_
+    ) -> Node:
+        if not all(isinstance(size, int) for size in pad):
+            raise self._refuse(node, "padding by sizes that depend on the input")
+        before, after = (list(pad)[side::2][::-1] for side in (0, 1))  # F.pad lists the last axis first
+        if mode != "constant" or value or len(before) > 3 or min(pad) < 0:
+            raise self._refuse(node, "padding with anything but zeros, of the batch axis, or by less than nothing")
+        return Node(node.name, "pad", inputs, {"before": before, "after": after})

@@ -64,9 +64,15 @@ def test_inner_loops_are_integer(trained, digits, tmp_path):
     assert "malloc" not in code
 
 
-def test_what_c_lacks_is_named(tmp_path):
-    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.SiLU(), torch.nn.Conv2d(2, 2, 3))
+class _Half(torch.nn.Module):
+    def forward(self, x):
+        return x * 0.5
+
+
+@pytest.mark.parametrize(("between", "named"), [(torch.nn.SiLU, r"'1' \(silu\)"), (_Half, r"'mul.1' \(constant\)")])
+def test_what_c_lacks_is_named(between, named, tmp_path):
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), between(), torch.nn.Conv2d(2, 2, 3))
     stq.quantize(model, "lsq", weight_bits=3, activation_bits=3)
     stq.calibrate(model, torch.randn(4, 1, 8, 8))
-    with pytest.raises(InputError, match=r"'1' \(silu\) has no C form"):
+    with pytest.raises(InputError, match=f"{named} has no C form"):
         stq.export(model.eval(), torch.zeros(1, 1, 8, 8), tmp_path / "model.h", format="c")

@@ -1,3 +1,5 @@
+import operator
+
 import numpy as np
 import pytest
 import timm
@@ -191,6 +193,99 @@ def test_in_place_operations_whose_input_is_read_again_are_refused():
     model = calibrated(_Branches(read_again=True), (1, 8, 8), "lsq", 4)
     with pytest.raises(InputError, match="in-place operation 'act', whose input is read again"):
         freeze(model)
+
+
+class _Twice(nn.Module):
+    """``change(h)`` of a convolution's output, and whether something of the output is read after it."""
+
+    def __init__(self, change, read_again: bool):
+        super().__init__()
+        self.a, self.b, self.change, self.read_again = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), change, read_again
+
+    def forward(self, x):
+        h = self.a(x)
+        seen = h[:, :, ::1, ::1]  # a view: what is written to h is seen in it
+        r = self.change(h)
+        r = self.b(r if r is not None else h)
+        return (r + seen[:, :, ::2, ::2].mean((2, 3), True) if self.read_again else r).flatten(1)
+
+
+IN_PLACE = {
+    "relu_": lambda h: h.relu_(),
+    "torch.relu_": torch.relu_,
+    "add_": lambda h: h.add_(1.0),
+    "mul_": lambda h: h.mul_(0.5),
+    "iadd": lambda h: operator.iadd(h, 1.0),
+    "positional": lambda h: nn.functional.relu(h, True),
+    "keyword": lambda h: nn.functional.silu(h, inplace=True),
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_functions_in_place_count_like_modules(name):
+    torch.manual_seed(0)
+    x = torch.randn(4, 1, 8, 8)
+    once = calibrated(_Twice(IN_PLACE[name], False), (1, 8, 8), "lsq", 4)
+    with torch.no_grad():
+        assert np.allclose(run(freeze(once), x), once(x), atol=1e-5)
+    with pytest.raises(InputError, match=r"in-place operation .*, whose input is read again"):
+        freeze(calibrated(_Twice(IN_PLACE[name], True), (1, 8, 8), "lsq", 4))
+
+
+def _clamp(h):
+    h.clamp_(0, 1)
+
+
+def test_a_dropped_result_of_an_unknown_function_in_place_counts_too():
+    with pytest.raises(InputError, match="in-place operation 'clamp_'"):
+        freeze(calibrated(_Twice(_clamp, False), (1, 8, 8), "lsq", 4))
+
+
+class _Keywords(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(1, 4, 3), nn.Conv2d(8, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        h = self.a(x)
+        h = torch.cat(tensors=[nn.functional.relu(input=h), torch.mul(input=h, other=h)], dim=1)
+        h = torch.mean(input=self.b(h), dim=(2, 3), keepdim=True)
+        return self.c(torch.flatten(input=h, start_dim=1))
+
+
+def test_arguments_may_have_their_names():
+    torch.manual_seed(0)
+    model, x = calibrated(_Keywords(), (1, 8, 8), "lsq", 4), torch.randn(4, 1, 8, 8)
+    with torch.no_grad():
+        assert np.allclose(run(freeze(model), x), model(x), atol=1e-5)
+
+
+class _Function(nn.Sequential):
+    """A convolution, and a function of its output."""
+
+    def __init__(self, function):
+        super().__init__(nn.Conv2d(1, 4, 3))
+        self.function = function
+
+    def forward(self, x):
+        return self.function(super().forward(x))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda h: torch.cat([h, h]), "'cat', which works along the batch axis"),
+        (torch.flatten, "'flatten', which works along the batch axis"),
+        (lambda h: h.mean(0), "'mean', which works along the batch axis"),
+        (lambda h: h[::2], r"the operation 'getitem'"),
+        (lambda h: h[::2, :], "along the batch axis"),
+        (lambda h: nn.functional.pad(h, (0, -1)), "by less than nothing"),
+        (lambda h: torch.mean(h, (2, 3), dtype=torch.float64), "'mean' with dtype"),
+    ],
+)
+def test_functions_that_have_no_form_are_named(function, message):
+    with pytest.raises(InputError, match=message):
+        freeze(calibrated(_Function(function), (1, 8, 8), "lsq", 4))
 
 
 @pytest.mark.parametrize("training", [False, True])

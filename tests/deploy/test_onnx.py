@@ -199,11 +199,14 @@ def test_latency_is_measured_in_turns(trained, digits, tmp_path):
     assert ort.__version__ in str(found)
 
 
-def test_refusals(trained, digits, tmp_path):
+def test_refusals(trained, digits, tmp_path, caplog):
     with pytest.raises(InputError, match=r"format='onx' is unknown \(did you mean 'onnx'\?\)"):
         stq.export(trained(2), digits[2], tmp_path / "model.onnx", format="onx")
     with pytest.raises(InputError, match=r"'0' \(conv\) does not fit an input of size \(3, 8, 8\)"):
         stq.export(trained(2), torch.zeros(1, 3, 8, 8), tmp_path / "model.onnx")
+    with pytest.raises(InputError, match=r"\(float_linear\) does not fit an input"):
+        stq.export(torch.nn.Sequential(torch.nn.Linear(4, 2)), torch.zeros(1, 3), tmp_path / "model.onnx")
+    assert not caplog.records  # torch has logged no traceback of its own
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written"):
         stq.export(trained(2), digits[2], tmp_path / "file" / "model.onnx")

@@ -99,6 +99,14 @@ CHANGES = {
     "reads itself": lambda header, tensors: node(header, "relu").__setitem__(2, [node(header, "relu")[0]]),
     "levels beyond the bits": lambda header, tensors: node(header, "quantize")[3].update(high=255, bits=2),
     "groups": lambda header, tensors: node(header, "conv")[3].update(groups=5),
+    "padding of two sides": lambda header, tensors: node(header, "max_pool")[3].update(pads=[1, 0]),
+    "uneven padding": lambda header, tensors: node(header, "max_pool")[3].update(pads=[1, 0, 0, 0]),
+    "no strides": lambda header, tensors: node(header, "max_pool")[3].update(strides=[]),
+    "no axes": lambda header, tensors: node(header, "mean")[3].update(axes=[]),
+    "mean of the batch": lambda header, tensors: node(header, "mean")[3].update(axes=[0]),
+    "flat batch": lambda header, tensors: node(header, "flatten")[3].update(start=0),
+    "limits turned round": lambda header, tensors: node(header, "clip")[3].update(low=6.5),
+    "a limit beyond all floats": lambda header, tensors: node(header, "clip")[3].update(high=10**400),
     "no nodes": lambda header, tensors: header.update(nodes=[]),
 }
 

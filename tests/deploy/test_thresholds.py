@@ -17,7 +17,7 @@ from .conftest import awaken, calibrated, small_network
 def test_fused_codes_are_the_same(method, bits):
     torch.manual_seed(bits)
     network = freeze(calibrated(small_network(), (1, 8, 8), method, bits))
-    fused, codes, differing = fuse(network), {}, []
+    fused, codes, differing = fuse(network, (1, 8, 8)), {}, []
     x = torch.randn(32, 1, 8, 8)
     expected = run(network, x, lambda node, value: codes.update({node.name: value}))
 
@@ -37,7 +37,7 @@ def chain(multiplier: float, bits: int = 3):
     nn.init.constant_(model[1].weight, multiplier)
     stq.quantize(model, "double_st", weight_bits=bits, activation_bits=bits, first_last_bits=None)
     stq.calibrate(model, torch.randn(512, 1, 1, 1))
-    fused = fuse(freeze(model.eval()))
+    fused = fuse(freeze(model.eval()), (1, 1, 1))
     (threshold,) = fused.of("threshold")
     return model, fused, threshold
 
@@ -58,7 +58,7 @@ def test_every_accumulator_against_the_batch_norm_itself(multiplier):
 
 
 def test_thresholds_ascend_and_differ_between_channels():
-    network = fuse(freeze(calibrated(small_network(), (1, 8, 8), "double_st", 3)))
+    network = fuse(freeze(calibrated(small_network(), (1, 8, 8), "double_st", 3)), (1, 8, 8))
     for node in network.of("threshold"):
         steps = np.diff(node.arrays["thresholds"].astype(np.int64), axis=1)
         assert (steps >= 0).all()
