@@ -71,6 +71,8 @@ class Policy:
                     raise ValueError(f"layers.'{pattern}' has no setting '{key}'{nearest(key, OVERRIDES)}")
                 if key == "weight_method":
                     get_weight_quantizer(value)
+                if key == "signed" and value not in (True, False, None):
+                    raise ValueError(f"layers.'{pattern}'.signed={value} is not true, false or null")
                 if key.endswith("bits"):
                     check_bits(value, f"layers.'{pattern}'.{key}")
 

@@ -84,11 +84,24 @@ def _weight_quantizer(layer: nn.Module, plan: LayerPlan, settings: Mapping | Non
 
 
 def _build(cls: type, name: str, common: Mapping, settings: Mapping | None) -> nn.Module:
-    known = {key for base in cls.__mro__ for key in inspect.signature(base.__init__).parameters} - {"self", "args"}
-    for key in settings or {}:
-        if key not in known:
-            raise ValueError(f"quantizer '{name}' has no setting '{key}'{nearest(key, known - set(common))}")
+    known = {k: p for base in cls.__mro__ for k, p in inspect.signature(base.__init__).parameters.items()}
+    for key, value in (settings or {}).items():
+        if key not in known.keys() - {"self", "args"}:
+            names = known.keys() - common.keys() - {"self", "args"}
+            raise ValueError(f"quantizer '{name}' has no setting '{key}'{nearest(key, names)}")
+        annotation = known[key].annotation  # a name where annotations are postponed
+        kind = _KINDS.get(getattr(annotation, "__name__", annotation))
+        if kind is not None and not (isinstance(value, kind[1]) and isinstance(value, bool) == (kind[1] is bool)):
+            raise ValueError(f"{key}={value} of quantizer '{name}' is not {kind[0]}")
     return cls(**common, **(settings or {}))
+
+
+_KINDS = {
+    "bool": ("true or false", bool),
+    "int": ("a whole number", int),
+    "float": ("a number", (int, float)),
+    "str": ("a name", str),
+}
 
 
 def _attach(layer: nn.Module, activations: ActivationQuantizer | None, weights: WeightQuantizer | None) -> None:

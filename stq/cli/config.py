@@ -30,6 +30,9 @@ for _name, _resolver in _RESOLVERS.items():
     OmegaConf.register_new_resolver(_name, _resolver, replace=True)
 
 
+_MULTIRUN = ("-m", "--multirun")
+
+
 def config_folder() -> str:
     """The folder ``conf``: at the top of a checkout, inside the package where it was installed from a wheel."""
     package = Path(__file__).parent.parent
@@ -55,23 +58,25 @@ class Job:
             return run_in_sweep(self.__wrapped__, cfg)
         try:
             return self.__wrapped__(cfg)
-        except (InputError, TrainingFailed, OmegaConfBaseException) as error:  # told later; Hydra would say more
+        except (InputError, TrainingFailed, OmegaConfBaseException, OSError) as error:  # told later: Hydra says more
             self.mistakes.append(error)
             return None
 
 
-def application(task: Callable[[DictConfig], object], config_name: str) -> Callable[[], None]:
+def application(task: Callable[[DictConfig], object], config_name: str, sweeps: bool = True) -> Callable[[], None]:
     """The command line of a Hydra task: a user's mistake ends it with one sentence on stderr and exit status 2.
 
-    A sweep with failed jobs names them at its end and exits with status 1. Other errors keep their traceback, and so
-    do all where the user sets HYDRA_FULL_ERROR=1.
+    sweeps: whether the task takes -m. A sweep with failed jobs names them at its end and exits with status 1. Other
+    errors keep their traceback, and so do all where the user sets HYDRA_FULL_ERROR=1.
     """
 
     def run() -> None:
         job = Job(task)
         try:
             with _hydra_raises() as wanted:
-                sys.argv[1:] = _flags_first(sys.argv[1:])
+                sys.argv[1:] = arguments = _flags_first(sys.argv[1:])
+                if not sweeps and arguments[:1] and arguments[0] in _MULTIRUN:
+                    raise InputError(f"stq-{config_name} takes one run at a time: leave {arguments[0]} out")
                 main = hydra.main(config_path=config_folder(), config_name=config_name, version_base="1.3")(job)
                 go_on_without_a_worker(main)
             if job.mistakes:
@@ -104,7 +109,7 @@ def _flags_first(arguments: list[str]) -> list[str]:
     for flag in (argument.split("=")[0] for argument in arguments if argument.startswith("-")):
         if not any(name.startswith(flag) for name in known):
             raise InputError(f"there is no option {flag}{nearest(flag, known)}: see --help")
-    multirun = [argument for argument in arguments if argument in ("-m", "--multirun")]
+    multirun = [argument for argument in arguments if argument in _MULTIRUN]
     return multirun + [argument for argument in arguments if argument not in multirun]
 
 
@@ -132,14 +137,16 @@ def explain(error: Exception, config_name: str) -> str | None:
 
     if isinstance(error, InputError | TrainingFailed):
         return str(error)
-    if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):  # Hydra on key=null
-        return "a configuration group cannot be set to null: leave it out, or name one of its options"
+    if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
+        return "a configuration group is set to the name of one of its options, not to null or a number: leave it out"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename} cannot be used: {error.strerror}"
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
     text = str(error)
     if override := getattr(error, "override", None):
         return f"'{override}' cannot be read as key=value: {text.splitlines()[0]}"
-    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+    if found := re.search(r"Could not find '([^']+)/([^'/]*)'", text):
         group, option = found.groups()
         if group == "hydra/launcher" and option in _EXTRAS:
             return f"this launcher's package is not installed: pip install 'stq[{_EXTRAS[option]}]'"

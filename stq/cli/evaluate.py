@@ -5,15 +5,17 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from .config import application
+from .kinds import RUN, check_kinds
 
 
 def _evaluate(cfg: DictConfig) -> None:
+    check_kinds(cfg, RUN)
     from ..training.evaluate import evaluate_run
 
     evaluate_run(cfg.run)
 
 
-main = application(_evaluate, "evaluate")
+main = application(_evaluate, "evaluate", sweeps=False)
 
 if __name__ == "__main__":
     main()

@@ -5,15 +5,17 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from .config import application
+from .kinds import RUN, check_kinds
 
 
 def _export(cfg: DictConfig) -> None:
+    check_kinds(cfg, RUN)
     from ..deploy.export_run import export_run
 
     export_run(cfg.run, cfg.format, cfg.output, cfg.benchmark)
 
 
-main = application(_export, "export")
+main = application(_export, "export", sweeps=False)
 
 if __name__ == "__main__":
     main()

@@ -9,14 +9,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ..errors import InputError
 from ..results.config_hash import config_hash
 from ..results.schema import finished_result
 from .config import application
+from .kinds import TRAIN, check_kinds
 
 
 def _train(cfg: DictConfig) -> float:
-    check_bits(cfg)
+    check_kinds(cfg, TRAIN)
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     if sweep:
         cfg.trainer.enable_progress_bar = False  # a sweep has one line a job
@@ -32,14 +32,6 @@ def _train(cfg: DictConfig) -> float:
     if not sweep:
         result_table(result, cfg.paths.output_dir)
     return result["val_top1"]
-
-
-def check_bits(cfg: DictConfig) -> None:
-    """Say at once, before the slow imports, that a bit width is none. Raises InputError."""
-    for name in ("weight_bits", "activation_bits", "first_last_bits"):
-        bits = cfg[name]
-        if bits is not None and bits not in (*range(1, 9), 32):
-            raise InputError(f"{name}={bits} is not a bit width: use 1 to 8, or 32 for float")
 
 
 main = application(_train, "train")

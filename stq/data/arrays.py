@@ -89,6 +89,12 @@ class ArrayDataModule(pl.LightningDataModule):
             raise InputError(f"data.batch_size={batch_size} is more than the {len(train[1])} training images")
         resize = v2.Resize(image_size, antialias=True) if image_size else torch.nn.Identity()
         train, val, test = ((resize(images), labels) for images, labels in (train, val, test))
+        sizes = {tuple(images.shape[1:]) for images, _ in (train, val, test)}
+        if len(sizes) > 1 or any(height != width for _, height, width in sizes):
+            listed = ", ".join(map(str, sorted(sizes)))
+            raise InputError(
+                f"the images of data {name} are {listed} (channels, rows, columns): all must be one square"
+            )
         self.in_chans, self.image_size = train[0].shape[1], train[0].shape[-1]
         self.num_classes = int(max(labels.max() for _, labels in (train, val, test))) + 1
         pixels = train[0].transpose(0, 1).reshape(self.in_chans, -1).double() / 255

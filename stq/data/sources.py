@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,23 +69,51 @@ def npz(path: str | None) -> Arrays:
         raise InputError(
             f"data.path={path} is not a file: give an .npz with train_images, train_labels, test_images, ..."
         )
-    try:
-        archive = np.load(path, allow_pickle=False)
-    except ValueError as error:
-        raise InputError(f"data.path={path} is not an .npz of plain arrays ({error})") from None
+    arrays = _read_npz(path)
 
     def read(split: str) -> tuple[Tensor, Tensor]:
         for key in (f"{split}_images", f"{split}_labels"):
-            if key not in archive:
-                raise InputError(f"data.path={path} has no '{key}'; it has {', '.join(archive.files)}")
-        images, labels = archive[f"{split}_images"], archive[f"{split}_labels"].reshape(-1)
-        if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) != len(labels):
+            if key not in arrays:
+                raise InputError(f"data.path={path} has no '{key}'; it has {', '.join(arrays)}")
+        images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"].reshape(-1)
+        if images.dtype != np.uint8 or images.ndim not in (3, 4) or len(images) != len(labels) or not len(labels):
             raise InputError(
                 f"{split}_images of data.path={path} is {images.dtype} of shape {images.shape} for {len(labels)} "
                 "labels; it must be uint8 of shape (N, H, W) or (N, H, W, C) with one label an image"
             )
+        if images.ndim == 4 and images.shape[3] > images.shape[1]:
+            raise InputError(
+                f"{split}_images of data.path={path} has shape {images.shape}, which as (N, H, W, C) has more channels "
+                "than rows: put the channels last"
+            )
+        if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+            found = labels.dtype if not np.issubdtype(labels.dtype, np.integer) else f"as low as {labels.min()}"
+            raise InputError(f"{split}_labels of data.path={path} are {found}: they must be whole numbers from 0 up")
         images = torch.from_numpy(images)
         images = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2)
         return images.contiguous(), torch.from_numpy(labels.astype(np.int64))
 
-    return Arrays(read("train"), read("test"), read("val") if "val_images" in archive else None)
+    splits = {split: read(split) for split in ("train", "test", "val") if split != "val" or "val_images" in arrays}
+    seen = set(splits["train"][1].unique().tolist())
+    if gaps := set(range(len(seen))) - seen:
+        raise InputError(
+            f"train_labels of data.path={path} reach {max(seen)}, but none is {min(gaps)}: number classes without gaps"
+        )
+    for split, (_, labels) in splits.items():
+        if unseen := set(labels.unique().tolist()) - seen:
+            raise InputError(f"{split}_labels of data.path={path} hold {min(unseen)}, which train_labels do not")
+    return Arrays(**splits)
+
+
+def _read_npz(path: str) -> dict[str, np.ndarray]:
+    """All arrays of the file. Raises InputError for what is no whole .npz of plain arrays."""
+    try:
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise InputError(f"data.path={path} is a single array (.npy), not an .npz")
+        with archive:
+            return {key: archive[key] for key in archive.files}
+    except InputError:
+        raise
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"data.path={path} is not an .npz of plain arrays ({error})") from None

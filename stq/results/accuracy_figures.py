@@ -62,7 +62,7 @@ def _accuracy(group: Group, name: str, what: str, place: Callable[[Bits, Cell], 
 
 
 def _place(group: Group) -> str:
-    return f"{group.data}, {group.model}, first/last {group.first_last_bits} bits"
+    return f"{group.data}, {group.model}, first/last {group.first_last}"
 
 
 def _mean_of(cell: Cell, field: str) -> float | None:

@@ -108,6 +108,8 @@ def _check(run: Run) -> None:
         if not isinstance(result[key], str):
             raise InputError(f"{run.path}: '{key}' is {result[key]!r}, not a name")
     for key in ("weight_bits", "activation_bits", "first_last_bits", "seed", *(["epochs"] if done else [])):
+        if key == "first_last_bits" and result[key] is None:
+            continue
         if not isinstance(result[key], int) or isinstance(result[key], bool):
             raise InputError(f"{run.path}: '{key}' is {result[key]!r}, not an integer")
     if not isinstance(result["git_commit"], str | None):

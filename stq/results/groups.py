@@ -55,13 +55,18 @@ class Group:
 
     data: str
     model: str
-    first_last_bits: int
+    first_last_bits: int | None
     parameters: int | None
     float_size_bytes: int | None
     rows: list[Row]
     floats: list[Row]
     float_by_seed: dict[int, float]
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def first_last(self) -> str:
+        """How the first and last layer are treated, in words."""
+        return "as all others" if self.first_last_bits is None else f"{self.first_last_bits} bits"
 
     @property
     def bits(self) -> list[Bits]:
@@ -103,7 +108,12 @@ def make_groups(runs: Iterable[Run]) -> list[Group]:
             quantized[(*network, run.result["first_last_bits"])].append(run)
     for network in floats.keys() - {key[:3] for key in quantized}:
         quantized[(*network, 32)] = []
-    return [_group(key, quantized[key], floats[key[:3]]) for key in sorted(quantized)]
+    return [_group(key, quantized[key], floats[key[:3]]) for key in sorted(quantized, key=_order)]
+
+
+def _order(key: tuple) -> tuple:
+    *network, first_last_bits = key
+    return (*network, first_last_bits or 0)
 
 
 def _group(key: tuple, quantized: list[Run], float_runs: list[Run]) -> Group:

@@ -53,7 +53,7 @@ def _attention(group: Group, key: str) -> Picture | None:
         ax.set_xticks(range(len(layers)), layers, rotation=60, ha="right", fontsize=7)
         ax.set_title(f"{bits[0]}/{bits[1]} bits", fontsize=9)
         ax.set_ylabel("gain over its mean", fontsize=8)
-    figure = panels.finish(f"Attention: {group.data}, {group.model}, first/last {group.first_last_bits} bits")
+    figure = panels.finish(f"Attention: {group.data}, {group.model}, first/last {group.first_last}")
     text = "Least to largest gain of a layer's channels over their mean, after the last epoch of the lowest seed."
     return Picture(f"{key}_attention", "Range of the attention by layer", text, figure)
 

@@ -26,7 +26,7 @@ KEYS: dict[str, str] = {
     "weight_method": "weight quantizer, null where the weights are float",
     "weight_bits": "bit width of the weights, 32 for float",
     "activation_bits": "bit width of the activations, 32 for float",
-    "first_last_bits": "bit width of the first and last layer, 32 for float",
+    "first_last_bits": "bit width of the first and last layer, 32 for float, null where it is that of all others",
     "data": "name of the data set",
     "model": "timm model name",
     "seed": "seed of initialisation, split and order",

@@ -111,7 +111,7 @@ def make_sheet(group: Group, published: Mapping[tuple[str, str], Sequence[Publis
 
 def _names(group: Group) -> tuple[str, str]:
     size = f" ({group.parameters:,} parameters)" if group.parameters else ""
-    policy = f"first and last layer {group.first_last_bits} bits" if group.rows else "float runs only"
+    policy = f"first and last layer {group.first_last}" if group.rows else "float runs only"
     key = f"{group.data}_{group.model}_{group.float_size_bytes or 0}_fl{group.first_last_bits}"
     return f"{group.data}, {group.model}{size}, {policy}", "".join(c if c.isalnum() else "_" for c in key)
 
@@ -131,7 +131,7 @@ def _line(group: Group, row: Row, best: Mapping[Bits, float | None]) -> Line:
         entries[bits] = Entry(cell.mean, cell.spread, tuple(cell.runs), gap, is_best)
         floats |= {seed: run.accuracy - d for (seed, run), d in zip(cell.runs.items(), gaps or (), strict=False)}
     mean, spread = mean_and_spread(floats.values()) if floats else (None, None)
-    return Line(row.label, f"{group.first_last_bits}", mean, spread, entries)
+    return Line(row.label, group.first_last.removesuffix(" bits"), mean, spread, entries)
 
 
 def _float_line(row: Row) -> Line:

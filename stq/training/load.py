@@ -7,7 +7,9 @@ from pathlib import Path
 import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
+from yaml import YAMLError
 
 from ..errors import InputError
 from .network import add_quantizers, build_backbone, is_quantized
@@ -21,12 +23,12 @@ def build_data(cfg: DictConfig) -> pl.LightningDataModule:
     try:
         return instantiate(cfg.data)
     except InstantiationException as error:
-        cause = error.__cause__
-        while cause is not None and not isinstance(cause, InputError):
+        cause: BaseException = error
+        while cause.__cause__ is not None and not isinstance(cause, InputError):
             cause = cause.__cause__
-        if cause is None:
-            raise
-        raise cause from None
+        if isinstance(cause, InputError):
+            raise cause from None
+        raise InputError(f"data: {str(cause).strip().splitlines()[0]} ({type(cause).__name__})") from error
 
 
 def load_run(run: str | Path) -> tuple[nn.Module, pl.LightningDataModule, DictConfig]:
@@ -37,7 +39,7 @@ def load_run(run: str | Path) -> tuple[nn.Module, pl.LightningDataModule, DictCo
     folder = Path(run)
     if not (folder / "config.yaml").is_file():
         raise InputError(f"run={folder} is not a run folder: it has no config.yaml")
-    cfg = OmegaConf.load(folder / "config.yaml")
+    cfg = _read_config(folder / "config.yaml")
     path = folder / "checkpoints" / "best.ckpt"
     if not path.is_file():
         raise InputError(f"run={folder} has no checkpoints/best.ckpt: the run has not finished an epoch")
@@ -45,8 +47,21 @@ def load_run(run: str | Path) -> tuple[nn.Module, pl.LightningDataModule, DictCo
     model = build_backbone(cfg, data)
     if is_quantized(cfg):
         add_quantizers(model, cfg)
+    state = read_state(path)
     try:
-        model.load_state_dict(read_state(path))
+        model.load_state_dict(state)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"{path} does not fit the run's config.yaml: {str(error).splitlines()[0]}") from error
     return model.eval(), data, cfg
+
+
+def _read_config(path: Path) -> DictConfig:
+    """A run's config.yaml. Raises InputError where it is damaged or foreign."""
+    try:
+        cfg = OmegaConf.load(path)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise InputError(f"{path} is not readable ({str(error).splitlines()[0]})") from None
+    sections = ("model", "data", "quantizer", "optimizer", "scheduler", "loss", "trainer")
+    if missing := [name for name in sections if not OmegaConf.is_dict(cfg) or not OmegaConf.is_dict(cfg.get(name))]:
+        raise InputError(f"{path} is not the configuration of a run of stq: it has no section '{missing[0]}'")
+    return cfg

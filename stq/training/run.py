@@ -157,12 +157,12 @@ def _trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
         if cfg.callbacks.progressive:
             bits = (cfg.weight_bits, cfg.activation_bits)
             callbacks.append(ProgressiveBits(plain(cfg.callbacks.progressive), *bits))
-    arguments = plain(cfg.trainer)
+    arguments, loggers = plain(cfg.trainer), build_loggers(cfg, folder)
     try:
         return pl.Trainer(
             **arguments,
             default_root_dir=folder,
-            logger=build_loggers(cfg, folder),
+            logger=loggers,
             callbacks=callbacks,
             plugins=_plugins(),
             use_distributed_sampler=False,

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from stq.cli import evaluate, train
+from stq.cli import evaluate, export, train
 
 
 def run(main, monkeypatch, capsys, *arguments) -> tuple[int, str]:
@@ -18,7 +18,7 @@ def run(main, monkeypatch, capsys, *arguments) -> tuple[int, str]:
     ("arguments", "message"),
     [
         (["quantizer.weight_settings={per_chanel:true}"], r"error: quantizer.weight_settings lacks an entry"),
-        (["experiment=null"], r"error: a configuration group cannot be set to null"),
+        (["experiment=null"], r"error: a configuration group is set to the name of one"),
         (["quantizer=lsqq"], r"error: quantizer=lsqq is not an option (did you mean 'lsq'?)"),
         (["bits=9"], "error: weight_bits=9 is not a bit width: use 1 to 8, or 32 for float"),
         (["bits=0"], "error: weight_bits=0 is not a bit width"),
@@ -57,11 +57,46 @@ def run(main, monkeypatch, capsys, *arguments) -> tuple[int, str]:
             ["callbacks.progressive={0.0:8}", "init=scratch"],
             "error: callbacks.progressive must end at the bits of the run",
         ),
+        (["bits=3.0"], "error: weight_bits=3.0 is not a bit width"),
+        (["seed=null"], "error: seed=null is not a whole number from 0 to 4294967295"),
+        (["trainer.max_epochs=0"], "error: trainer.max_epochs=0 is not a whole number from 1 up"),
+        (["init.float.optimizer.lr=abc"], "error: init.float.optimizer.lr=abc is not a number from 0 up"),
+        (["data.batch_size=abc"], "error: data.batch_size=abc is not a whole number from 1 up"),
+        (["loss.label_smoothing=2"], "error: loss.label_smoothing=2 is not a number from 0 to 1"),
+        (["loss.distillation_temperature=0"], "error: loss.distillation_temperature=0 is not a number above 0"),
+        (["compile=maybe"], "error: compile=maybe is not true or false"),
+        (["tags=foo"], "error: tags=foo is not a list such as [a,b]"),
+        (["quantizer.skip=fc"], "error: quantizer.skip=fc is not a list"),
+        (["+quantizer.layers={conv1:4}"], "error: quantizer.layers={'conv1': 4} is not overrides by path pattern"),
+        (
+            ["+quantizer.layers.conv1.signed=maybe", "init=scratch"],
+            "error: layers.'conv1'.signed=maybe is not true, false or null",
+        ),
+        (
+            ["callbacks.progressive={0.0:8,0.5:a}"],
+            "error: callbacks.progressive={0.0: 8, 0.5: 'a'} is not null or bits",
+        ),
+        (["paths.runs=null"], "error: paths.runs=null is not a path"),
+        (["paths.runs=file"], "error: file/"),
+        (["paths.float_dir=file"], "error: file/"),
+        (["data=npz", "data.path=file"], "error: data.path=file is not an .npz of plain arrays"),
+        (["+data.foo=1"], "error: data: ArrayDataModule.__init__() got an unexpected keyword argument 'foo'"),
+        (
+            ["quantizer.settings.intervals=maybe", "init=scratch"],
+            "error: intervals=maybe of quantizer 'double_st' is not true or false",
+        ),
+        (
+            ["quantizer.settings.reduction=null", "init=scratch"],
+            "error: reduction=None of quantizer 'double_st' is not a whole number",
+        ),
+        (["model="], "error: model= is not an option: there are efficientnet_b0"),
+        (["logger.name=foo", "init=scratch"], "error: logger.name=foo is not a logger"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_slips(arguments, message, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
     status, stderr = run(train.main, monkeypatch, capsys, "trainer.max_epochs=1", "trainer.accelerator=cpu", *arguments)
     assert status == 2
     assert stderr.startswith(message)
@@ -76,3 +111,35 @@ def test_evaluate_needs_a_run_folder(monkeypatch, capsys, tmp_path):
     assert status == 2
     assert "is not a run folder" in stderr
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run=[a,b]"], "run=['a', 'b'] is not a path"),
+        (["run=x", "output=5"], "output=5 is not a path, or null"),
+        (["run=x", "benchmark=maybe"], "benchmark=maybe is not true or false"),
+        (["-m", "run=x,y"], "stq-export takes one run at a time: leave -m out"),
+    ],
+)
+def test_slips_of_an_export(arguments, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert run(export.main, monkeypatch, capsys, *arguments) == (2, f"error: {message}")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [1\n", "config.yaml is not readable"),
+        (b"\xff\xfe\x00", "config.yaml is not readable"),
+        (b"a: 1\n", "is not the configuration of a run of stq: it has no section 'model'"),
+        (b"- 1\n", "is not the configuration of a run of stq"),
+    ],
+)
+def test_a_damaged_configuration_is_told(content, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_bytes(content)
+    status, stderr = run(evaluate.main, monkeypatch, capsys, f"run={tmp_path}")
+    assert status == 2
+    assert message in stderr
+    assert len(stderr.splitlines()) == 1

@@ -107,6 +107,60 @@ def test_broken_npz_is_told_in_a_sentence(tmp_path):
         npz(str(tmp_path / "absent.npz"))
 
 
+def _content(**changes):
+    images, labels = np.zeros((4, 6, 6, 3), np.uint8), np.array([0, 1, 1, 0])
+    both = {
+        f"{split}_{kind}": array
+        for split in ("train", "test")
+        for kind, array in (("images", images), ("labels", labels))
+    }
+    return both | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_labels": np.array([0, -1, 1, 0])}, r"train_labels .* are as low as -1: they must be whole numbers"),
+        ({"train_labels": np.array([0, 1.5, 1, 0])}, r"train_labels .* are float64"),
+        ({"test_labels": np.array([0, np.nan, 1, 0])}, r"test_labels .* are float64"),
+        ({"train_labels": np.array([0, 10**6, 1, 0])}, "reach 1000000, but none is 2"),
+        ({"test_labels": np.array([0, 2, 1, 0])}, r"test_labels .* hold 2, which train_labels do not"),
+        ({"train_images": np.zeros((4, 3, 6, 6), np.uint8)}, "more channels than rows"),
+        ({"train_labels": np.array(["a", "b", "c", "d"])}, r"train_labels .* are <U1"),
+        ({"train_labels": np.array([None] * 4)}, r"is not an \.npz of plain arrays"),
+    ],
+)
+def test_contents_of_an_npz_that_make_no_sense_are_told(changes, message, tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, **_content())
+    assert npz(str(path)).train[0].shape == (4, 3, 6, 6)
+    np.savez(path, **_content(**changes))
+    with pytest.raises(InputError, match=message):
+        npz(str(path))
+
+
+def test_damaged_npz_files_are_told(tmp_path):
+    np.savez_compressed(
+        tmp_path / "x.npz", **_content(train_images=np.random.default_rng(0).integers(0, 255, (4, 6, 6, 3), np.uint8))
+    )
+    data = (tmp_path / "x.npz").read_bytes()
+    for place in (10, len(data) // 2, len(data) - 4):
+        (tmp_path / "cut.npz").write_bytes(data[:place])
+        with pytest.raises(InputError, match=r"is not an \.npz of plain arrays"):
+            npz(str(tmp_path / "cut.npz"))
+    np.save(tmp_path / "single.npy", np.zeros(3))
+    with pytest.raises(InputError, match="is a single array"):
+        npz(str(tmp_path / "single.npy"))
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 6, 5), (4, 1, 6, 6), (4, 3, 8, 8)])
+def test_images_of_several_sizes_are_told(shape):
+    images, labels = torch.zeros(8, 3, 6, 6, dtype=torch.uint8), torch.arange(8) % 2
+    source = Arrays((images, labels), (torch.zeros(shape, dtype=torch.uint8), labels[:4]))
+    with pytest.raises(InputError, match="all must be one square"):
+        ArrayDataModule("x", source, batch_size=2)
+
+
 def test_torchvision_files_are_read_where_they_lie(tmp_path):
     raw = tmp_path / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
