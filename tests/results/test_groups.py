@@ -133,3 +133,14 @@ def test_what_does_not_decide_the_result_makes_no_row(tmp_path):
         incidental = f"data: {{workers: {seed}, path: /{seed}, eval_batch_size: {seed}}}\nlogger: {{name: {seed}}}\n"
         (folder / "config.yaml").write_text(incidental)
     assert labels(tmp_path) == ["lsq"]
+
+
+def test_runs_whose_first_and_last_layer_are_as_all_others_stand_apart(tmp_path):
+    make_run(tmp_path / "edge")
+    make_run(tmp_path / "all", first_last_bits=None)
+    sheets = make_sheets(make_groups(collect([tmp_path]).done), {}, None)
+    assert [sheet.title.rpartition(", ")[2] for sheet in sheets] == [
+        "first and last layer as all others",
+        "first and last layer 8 bits",
+    ]
+    assert [line.first_last for sheet in sheets for line in sheet.ours] == ["as all others", "8"]
