@@ -70,7 +70,7 @@ def _calibration_hook(path: str, seen: set[str]):
 
 @contextmanager
 def _as_training_sees(model: nn.Module, samples: int) -> Iterator[None]:
-    """Evaluation mode, but batch norms use the batch; every mode and statistic is put back.
+    """Evaluation mode, but batch norms use the batch and layers sum as in training; every mode is put back.
 
     With running statistics, a weight quantizer that changes the size of the weights (DoReFa's do) would blow up the
     activations from layer to layer, and the steps with them, while training normalises them away.
@@ -79,6 +79,8 @@ def _as_training_sees(model: nn.Module, samples: int) -> Iterator[None]:
     model.eval()
     norms = [module for module in modes if isinstance(module, nn.modules.batchnorm._BatchNorm)] if samples > 1 else []
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for _, layer in quantized_layers(model):
+        layer.training = True  # of the layer itself, not of its quantizers
     for norm in norms:
         norm.train()
         norm.momentum = 0.0

@@ -1,19 +1,21 @@
 """Puts quantizers into any ``nn.Module``: a forward pre-hook for the input, a parametrization for the weight.
 
-The layer keeps its path, its type checks and its attributes; ``layer.weight`` is the quantized weight,
+The layer keeps its path, its type and its attributes; ``layer.weight`` is the quantized weight,
 ``layer.parametrizations.weight.original`` the float one that is trained, ``layer.input_quantizer`` the activation
-quantizer.
+quantizer. In evaluation it sums codes (see ``evaluation``).
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from types import MethodType
 from typing import Any
 
 from torch import nn
 from torch.nn.utils import parametrize
 
+from . import evaluation
 from .errors import nearest
 from .policy import LayerPlan, Policy
 from .quantizers import (
@@ -108,6 +110,8 @@ def _attach(layer: nn.Module, activations: ActivationQuantizer | None, weights: 
     if activations is not None:
         layer.input_quantizer = activations.to(layer.weight.device).train(layer.training)
         layer.register_forward_pre_hook(_quantize_input, with_kwargs=True)
+        if weights is not None:
+            layer.forward = MethodType(evaluation.forward, layer)
     if weights is not None:
         parametrize.register_parametrization(layer, "weight", weights.train(layer.training), unsafe=True)
 

@@ -135,7 +135,8 @@ def test_torch_compile_takes_it_without_a_graph_break(method, training):
     stq.calibrate(model, x)
     twin = copy.deepcopy(model.train(training))
     compiled = torch.compile(model, fullgraph=True, backend="eager")
-    assert torch.equal(compiled(x), twin(x))
+    # compiled, evaluation stays on real values: the same sums to rounding
+    assert torch.equal(compiled(x), twin(x)) if training else torch.allclose(compiled(x), twin(x), rtol=1e-5, atol=1e-6)
     for mine, other in zip(model.buffers(), twin.buffers(), strict=True):
         assert torch.equal(mine, other)
 

@@ -65,7 +65,7 @@ def _layer(step: Step, quantized: bool) -> list[Node]:
         arrays = {"weight": weight, "bias": bias.astype(np.float32)}
         return [*nodes, Node(name, f"float_{kind}", (nodes[-1].name if nodes else source,), geometry, arrays)]
     scale, offset = float(inputs.scale), float(inputs.offset)
-    code_gain, code_offset = _integer_operand(scale, offset)
+    code_gain, code_offset = inputs.integer_operand() or (1, 0)
     weight_scale = np.broadcast_to(_array(codes.scale, np.float64).reshape(-1), (len(layer.weight),))
     arrays = {
         "weight": _array(codes.codes, np.int32),
@@ -79,18 +79,6 @@ def _layer(step: Step, quantized: bool) -> list[Node]:
     attributes = {"code_gain": code_gain, "code_offset": code_offset}
     attributes |= {"weight_bits": codes.bits, "weight_low": codes.low, "weight_stride": codes.stride, **geometry}
     return [*nodes, Node(name, kind, (nodes[-1].name,), attributes, arrays)]
-
-
-def _integer_operand(scale: float, offset: float) -> tuple[int, int]:
-    """(a, b) for which ``scale * code + offset`` is ``scale / a * (a * code + b)`` exactly; (1, 0) where none is small.
-
-    So a zero of the padding is an integer of its own (0), between the two values of a binary input for instance.
-    """
-    for gain in (1, 2):
-        ratio = offset * gain / scale
-        if ratio == round(ratio) and -255 <= ratio <= 0:  # so that 0 is a storable code, or lies between two
-            return gain, round(ratio)
-    return 1, 0
 
 
 def _geometry(step: Step) -> dict:

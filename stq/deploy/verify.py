@@ -19,9 +19,9 @@ from .network import Network, Node, call_name
 class Agreement:
     """Counts over all batches.
 
-    codes: activation codes compared. ties: codes that differ where each layer gets the model's own inputs: there the
-    float32 sums of the model and the exact integer sums lie on two sides of a threshold. exact_ties: the same against
-    the model in float64, which has no rounding to speak of: what the integers themselves get wrong. cascaded: codes
+    codes: activation codes compared. ties: codes that differ where each layer gets the model's own inputs: float32
+    (batch norm and scales; whole sums where the model does not sum codes) rounded to the two sides of a threshold.
+    exact_ties: the same against the model in float64, which has no rounding to speak of. cascaded: codes
     that differ where each network runs on its own, so that one tie changes later layers. samples, same_top1:
     predictions. layers: ties of each layer that has some.
     """

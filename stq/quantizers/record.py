@@ -79,6 +79,18 @@ class ActivationRecord:
         """``decode(encode(x))`` in floating point; straight-through gradient, NaN stays NaN."""
         return self.scale * self._code(x) + self.offset
 
+    def integer_operand(self) -> tuple[int, int] | None:
+        """(a, b), integers for which ``value`` is ``scale / a * (a * code + b)`` exactly; None where none are small.
+
+        So a zero of the padding is an integer of its own (0), between the two values of a binary input for instance.
+        """
+        scale, offset = float(self.scale), float(self.offset)
+        for gain in (1, 2):
+            ratio = offset * gain / scale
+            if -255 <= ratio <= 0 and ratio == round(ratio):  # so that 0 is a storable code, or lies between two
+                return gain, round(ratio)
+        return None
+
     def thresholds(self) -> Tensor:
         """The inputs at which the code steps up, shape (C or 1, high - low), ascending: comparators of the layer."""
         levels = torch.arange(self.low + 1, self.high + 1, device=self.gain.device, dtype=self.gain.dtype)

@@ -34,7 +34,7 @@ def test_every_method_and_width(method, bits):
     torch.manual_seed(bits)
     model = calibrated(small_network(), (1, 8, 8), method, bits)
     found = verify(model, freeze(model), [torch.randn(64, 1, 8, 8)])
-    assert found.ties <= found.codes * (1e-6 if bits <= 4 else 1e-4)
+    assert found.ties <= 1e-6 * found.codes
     assert found.codes == 64 * CODES
 
 
@@ -55,15 +55,15 @@ def test_timm_networks(name, method, bits):
     assert found.ties <= 2
 
 
-def test_ties_of_eight_bits_are_the_float_model_s_own():
-    """Where float32 sums of the model lie beside a threshold, the integers give the code of exact arithmetic."""
+def test_eight_bits_differ_in_less_than_one_code_in_a_million():
+    """Both sum integers; float32 is left in batch norm and scales, which the two round differently."""
     torch.manual_seed(0)
     model = timm.create_model("resnet18", num_classes=10, zero_init_last=False)
     calibrated(model, (3, 64, 64), "double_st", 8)
     found = verify(model, freeze(model), [torch.randn(8, 3, 64, 64) for _ in range(4)])
     assert found.codes > 5_000_000
+    assert found.ties <= 1e-6 * found.codes
     assert found.exact_ties <= 2e-6 * found.codes
-    assert found.exact_ties < found.ties <= 1e-5 * found.codes
 
 
 def test_differences_are_counted():
