@@ -8,6 +8,7 @@ are our reconstruction, for the papers' layer sizes and activation functions are
     v = g * x / s          g = 2 sigmoid(MLP1(z1)),  z1 = squeeze(x) over the mean of its magnitude   stage 1, range
     q = round(clip(v - t)) t = t_max tanh(MLP2(z2)), z2 = squeeze(clip(v)) / L                        stage 2, threshold
     y = s * q              the step s is learned as in LSQ; at the start g = 1 and t = 0, which is LSQ
+                           (for signed inputs too, so s starts and learns with LSQ's Qp = 2^(k-1) - 1, not with L)
 
 In code: channel c gives code i where x crosses ``s (i - 1/2 + t_c) / g_c``.
 
@@ -116,7 +117,7 @@ class DoubleStageST(LSQActivation):
         Those of each sample, whatever the annealing and the kind of inference.
         """
         gain = self._gain(x)
-        return gain, self._threshold(self._per_sample(gain / self.bounded("step"), x) * x)
+        return gain, self._threshold(self._in_steps(x, gain, self.bounded("step")))
 
     def evaluate(self, x: Tensor) -> Tensor:
         """Static evaluation is that of every quantizer; dynamic evaluation keeps the attention."""
@@ -129,8 +130,11 @@ class DoubleStageST(LSQActivation):
 
     def _quantize(self, x: Tensor, step: Tensor, gain: Tensor, threshold: Callable[[Tensor], Tensor]) -> Tensor:
         """y of x; gain and ``threshold(v)`` are of shape (samples, C), or (1, C) for all samples."""
-        v = self._per_sample(gain / step, x) * x
+        v = self._in_steps(x, gain, step)
         return step * self._code(v - self._per_sample(threshold(v), x))
+
+    def _in_steps(self, x: Tensor, gain: Tensor, step: Tensor) -> Tensor:
+        return self._per_sample(gain / step, x) * x
 
     def record(self) -> ActivationRecord:
         """Gain g/s and shift t from the running means, scale s. Raises ValueError for dynamic or learned intervals."""
