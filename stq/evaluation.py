@@ -7,6 +7,8 @@ format in use holds whole, and so are their sums below 2^24. So what is measured
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,7 +25,7 @@ def forward(layer: nn.Module, input: Tensor) -> Tensor:
     an input offset that is no whole number of codes, half precision, a layer type with a forward of its own, and under
     ``torch.compile``, which cannot follow the choice.
     """
-    own = type(layer).forward
+    own = plain_forward(layer)
     known = own in (nn.Conv1d.forward, nn.Conv2d.forward, nn.Linear.forward)
     known = known and input.dtype in (torch.float32, torch.float64)
     if layer.training or not known or torch.compiler.is_compiling():
@@ -40,6 +42,12 @@ def forward(layer: nn.Module, input: Tensor) -> Tensor:
         channels = (-1, *(1,) * (0 if linear else codes.dim() - 2))
         real = (scale * unit).reshape(channels) * sums
         return real if layer.bias is None else real + layer.bias.reshape(channels)
+
+
+def plain_forward(layer: nn.Module) -> Callable:
+    """The ``forward`` of the layer's type, as it is without quantizers; takes the layer as its first argument."""
+    kind = type(layer)  # a class of the layer's own where its weight is parametrized
+    return kind.__mro__[1].forward if kind.__dict__.get("forward") is forward else kind.forward
 
 
 def _unit(layer: nn.Module) -> Tensor | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from types import MethodType
 from typing import Any
 
 from torch import nn
@@ -110,10 +109,9 @@ def _attach(layer: nn.Module, activations: ActivationQuantizer | None, weights: 
     if activations is not None:
         layer.input_quantizer = activations.to(layer.weight.device).train(layer.training)
         layer.register_forward_pre_hook(_quantize_input, with_kwargs=True)
-        if weights is not None:
-            layer.forward = MethodType(evaluation.forward, layer)
     if weights is not None:
         parametrize.register_parametrization(layer, "weight", weights.train(layer.training), unsafe=True)
+        type(layer).forward = evaluation.forward  # of the class that the parametrization has made for this layer
 
 
 def _quantize_input(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:

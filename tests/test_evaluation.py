@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import stq
+from stq.evaluation import plain_forward
 from stq.surgery import float_weight, weight_quantizer
 
 LAYERS = {
@@ -39,7 +40,7 @@ def test_equals_the_layer_on_real_values(name, bits, method, signed):
     (layer,) = model
     with torch.no_grad():
         found = model(x)
-        expected = type(layer).forward(layer, layer.input_quantizer(x))
+        expected = plain_forward(layer)(layer, layer.input_quantizer(x))
     assert found.shape == expected.shape
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5 * expected.abs().max())
 
@@ -65,7 +66,7 @@ def test_order_of_the_sum_does_not_matter():
     other = copy.deepcopy(model)
     other[0].parametrizations.weight.original.data = float_weight(model[0]).data[:, order]
     with torch.no_grad():
-        plain = [type(m[0]).forward(m[0], m[0].input_quantizer(y)) for m, y in ((model, x), (other, x[:, order]))]
+        plain = [plain_forward(m[0])(m[0], m[0].input_quantizer(y)) for m, y in ((model, x), (other, x[:, order]))]
         assert not torch.equal(*plain)
         assert torch.equal(model(x), other(x[:, order]))
 
@@ -74,7 +75,7 @@ def test_order_of_the_sum_does_not_matter():
 def test_gradients_are_those_of_real_values(name):
     model, x = quantized(name, "lsq", 3, signed=True)
     (layer,), gradients = model, []
-    for forward in (model, lambda x: type(layer).forward(layer, layer.input_quantizer(x))):
+    for forward in (model, lambda x: plain_forward(layer)(layer, layer.input_quantizer(x))):
         given = x.clone().requires_grad_()
         model.zero_grad()
         forward(given).square().sum().backward()
@@ -98,4 +99,15 @@ def test_training_autocast_half_precision_and_float_sides_are_left_alone():
         assert torch.equal(inside, model(x))  # integers, whatever the precision around them
         assert model.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
     parametrize.remove_parametrizations(layer, "weight")
+    assert type(layer) is nn.Conv2d
     assert torch.isfinite(model(x.bfloat16())).all()
+
+
+def test_replicas_use_their_own_weights():
+    """As DataParallel makes them: a shallow copy with tensors of its own."""
+    model, x = quantized("linear", "lsq", 3, signed=True)
+    (layer,) = model
+    replica = layer._replicate_for_data_parallel()
+    replica.bias = layer.bias.detach() + 1
+    with torch.no_grad():
+        assert torch.allclose(replica(x), model(x) + 1)

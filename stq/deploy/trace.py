@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from ..errors import InputError
+from ..evaluation import plain_forward
 from . import known_operations as known
 from .in_place import InPlaceProxy, changes_read_again
 from .network import Node, call_name
@@ -120,7 +121,7 @@ class _Reader:
         inputs = (self.named[source],)
         if isinstance(module, _LAYERS):
             base = next(kind for kind in _LAYERS if isinstance(module, kind))
-            if type(module).forward is not base.forward:
+            if plain_forward(module) is not base.forward:
                 raise self._refuse(node, f"the layer type {type(module).__name__} at {node.target!r}")
             return [Step(name, node.target, module, inputs)]
         if isinstance(module, _NORMS):
