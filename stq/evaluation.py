@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import timm.layers
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from torch.nn.utils import parametrize
 
 from .quantizers import ActivationQuantizer, WeightQuantizer
 from .quantizers.record import round_ste
+
+# timm's linear layer differs under torch.jit.script alone
+_PLAIN = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Linear.forward, timm.layers.Linear.forward)
 
 
 def forward(layer: nn.Module, input: Tensor) -> Tensor:
@@ -26,8 +30,7 @@ def forward(layer: nn.Module, input: Tensor) -> Tensor:
     ``torch.compile``, which cannot follow the choice.
     """
     own = plain_forward(layer)
-    known = own in (nn.Conv1d.forward, nn.Conv2d.forward, nn.Linear.forward)
-    known = known and input.dtype in (torch.float32, torch.float64)
+    known = is_plain(layer) and input.dtype in (torch.float32, torch.float64)
     if layer.training or not known or torch.compiler.is_compiling():
         return own(layer, input)
     weights = layer.parametrizations.weight if parametrize.is_parametrized(layer, "weight") else ()
@@ -37,7 +40,7 @@ def forward(layer: nn.Module, input: Tensor) -> Tensor:
     with torch.autocast(input.device.type, enabled=False):
         codes, scale = weights[0].encode(weights.original)
         operand = round_ste(input / unit)
-        linear = own is nn.Linear.forward
+        linear = isinstance(layer, nn.Linear)
         sums = F.linear(operand, codes) if linear else layer._conv_forward(operand, codes, None)
         channels = (-1, *(1,) * (0 if linear else codes.dim() - 2))
         real = (scale * unit).reshape(channels) * sums
@@ -48,6 +51,11 @@ def plain_forward(layer: nn.Module) -> Callable:
     """The ``forward`` of the layer's type, as it is without quantizers; takes the layer as its first argument."""
     kind = type(layer)  # a class of the layer's own where its weight is parametrized
     return kind.__mro__[1].forward if kind.__dict__.get("forward") is forward else kind.forward
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a convolution or linear layer computes what torch's own of that kind does, and nothing beside it."""
+    return plain_forward(layer) in _PLAIN
 
 
 def _unit(layer: nn.Module) -> Tensor | None:

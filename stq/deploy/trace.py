@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from ..errors import InputError
-from ..evaluation import plain_forward
+from ..evaluation import is_plain
 from . import known_operations as known
 from .in_place import InPlaceProxy, changes_read_again
 from .network import Node, call_name
@@ -120,9 +120,11 @@ class _Reader:
         source = node.args[0] if node.args else next(iter(node.kwargs.values()))
         inputs = (self.named[source],)
         if isinstance(module, _LAYERS):
-            base = next(kind for kind in _LAYERS if isinstance(module, kind))
-            if plain_forward(module) is not base.forward:
-                raise self._refuse(node, f"the layer type {type(module).__name__} at {node.target!r}")
+            if not is_plain(module):
+                name = type(module).__name__.removeprefix(
+                    "Parametrized"
+                )  # torch's name for one with a quantized weight
+                raise self._refuse(node, f"the layer type {name} at {node.target!r}")
             return [Step(name, node.target, module, inputs)]
         if isinstance(module, _NORMS):
             return self._norm(node, module, name, inputs)

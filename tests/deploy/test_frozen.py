@@ -45,13 +45,14 @@ def test_every_method_and_width(method, bits):
         ("resnet50", "lsq", 2),
         ("mobilenetv2_100", "lsq_plus", 4),
         ("efficientnet_b0", "double_st", 4),
+        ("mobilenetv3_small_050", "pact", 4),
     ],
 )
 def test_timm_networks(name, method, bits):
     torch.manual_seed(0)
     model = calibrated(timm.create_model(name), (3, 32, 32), method, bits, first_last_bits=8)
     found = verify(model, freeze(model), [torch.randn(4, 3, 32, 32)])
-    assert found.codes > 150_000
+    assert found.codes > 90_000
     assert found.ties <= 2
 
 
