@@ -18,6 +18,7 @@ from ..evaluation import is_plain
 from . import known_operations as known
 from .in_place import InPlaceProxy, changes_read_again
 from .network import Node, call_name
+from .views import flatten_views
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class _Reader:
         self.named: dict[fx.Node, str] = {}  # the name under which an fx node's value is known
 
     def read(self) -> Iterator[Step | Node]:
+        flatten_views(self.graph, self.modules)
         if (node := changes_read_again(self.graph, self.modules)) is not None:
             raise self._refuse(node, f"the in-place operation '{node.name}', whose input is read again")
         self.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
@@ -121,9 +123,7 @@ class _Reader:
         inputs = (self.named[source],)
         if isinstance(module, _LAYERS):
             if not is_plain(module):
-                name = type(module).__name__.removeprefix(
-                    "Parametrized"
-                )  # torch's name for one with a quantized weight
+                name = type(module).__name__.removeprefix("Parametrized")  # so torch calls one with a quantized weight
                 raise self._refuse(node, f"the layer type {name} at {node.target!r}")
             return [Step(name, node.target, module, inputs)]
         if isinstance(module, _NORMS):

@@ -261,6 +261,28 @@ def test_arguments_may_have_their_names():
         assert np.allclose(run(freeze(model), x), model(x), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda h: h.view(h.size(0), -1),
+        lambda h: h.view(h.size(0), 36 * 4),
+        lambda h: h.reshape(h.shape[0], -1),
+        lambda h: torch.reshape(h, (h.size()[0], -1)),
+        lambda h: h.relu_().view(h.size(0), -1),
+        lambda h: h.view(-1, 144),
+    ],
+)
+def test_views_that_flatten(view):
+    class Viewing(nn.Sequential):
+        def forward(self, x):
+            return self[1](view(self[0](x)))
+
+    torch.manual_seed(0)
+    model, x = calibrated(Viewing(nn.Conv2d(1, 4, 3), nn.Linear(144, 3)), (1, 8, 8), "lsq", 4), torch.randn(5, 1, 8, 8)
+    with torch.no_grad():
+        assert np.allclose(run(freeze(model), x), model(x), atol=1e-5)
+
+
 class _Function(nn.Sequential):
     """A convolution, and a function of its output."""
 
@@ -280,6 +302,9 @@ class _Function(nn.Sequential):
         (lambda h: h.mean(0), "'mean', which works along the batch axis"),
         (lambda h: h[::2], r"the operation 'getitem'"),
         (lambda h: h[::2, :], "along the batch axis"),
+        (lambda h: h.view(-1, 72), "the operation 'view'"),
+        (lambda h: h.view(h.size(1), -1), "the operation 'size'"),
+        (lambda h: h * h.size(2), "the operation 'size'"),
         (lambda h: nn.functional.pad(h, (0, -1)), "by less than nothing"),
         (lambda h: torch.mean(h, (2, 3), dtype=torch.float64), "'mean' with dtype"),
     ],
