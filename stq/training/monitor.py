@@ -97,10 +97,10 @@ class QuantizerMonitor(Callback):
 
 def write_codes(model: nn.Module, batch: Tensor, path: Path) -> None:
     """Write ``codes.json``: for each layer, the histogram of its codes on a batch and the thresholds by level."""
-    device = next(model.parameters()).device
+    parameter = next(model.parameters())
     model.eval()
     with InputRecorder(model) as recorder, torch.no_grad():
-        model(batch.to(device))
+        model(batch.to(parameter.device, parameter.dtype))
     if recorder.inputs:
         path.write_text(
             json.dumps({layer: code_histogram(record, x) for layer, record, x in recorder.records()}) + "\n"

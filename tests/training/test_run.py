@@ -157,3 +157,12 @@ def test_every_option_at_once_trains(runs):
     assert (result["weight_bits"], result["activation_bits"], result["weight_method"]) == (3, 4, "dorefa")
     assert (model.layer1[0].conv1.input_quantizer.bits, model.conv1.input_quantizer.bits) == (4, 8)
     assert any((runs / "everything" / "tensorboard").glob("events*"))
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_lower_precision_trains_and_evaluates_the_same_again(precision, runs):
+    settings = ("init=scratch", "trainer.max_epochs=1", f"trainer.precision={precision}")
+    cfg = compose_config(runs, *settings, folder=precision)
+    result = train(cfg)
+    assert (Path(cfg.paths.output_dir) / "codes.json").is_file()
+    assert evaluate_run(cfg.paths.output_dir)["test_top1"] == result["test_top1"]
