@@ -23,7 +23,7 @@ _ELEMENTWISE: dict[type, str] = {
     nn.Hardsigmoid: "hardsigmoid",
     nn.Tanh: "tanh",
 }
-ELEMENTWISE_CALLS: dict[Any, str] = {
+_ELEMENTWISE_CALLS: dict[Any, str] = {
     F.relu: "relu",
     torch.relu: "relu",
     torch.relu_: "relu",
@@ -36,7 +36,10 @@ ELEMENTWISE_CALLS: dict[Any, str] = {
     F.hardswish: "hardswish",
     F.hardsigmoid: "hardsigmoid",
     torch.tanh: "tanh",
+    F.tanh: "tanh",
+    "tanh": "tanh",
 }
+_CLAMP = (torch.clamp, torch.clip, "clamp", "clip")
 ADD = (operator.add, operator.iadd, torch.add, "add", "add_")
 MUL = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
 DROPOUT = (F.dropout, F.dropout2d)
@@ -51,6 +54,9 @@ _POSITIONAL: dict[Any, tuple[str, ...]] = {
     **dict.fromkeys(MEAN, ("input", "dim", "keepdim")),
     **dict.fromkeys(CAT, ("tensors", "dim")),
     **dict.fromkeys(DROPOUT, ("input", "p", "training", "inplace")),
+    **dict.fromkeys(_CLAMP, ("input", "min", "max")),
+    F.hardtanh: ("input", "min_val", "max_val", "inplace"),
+    F.leaky_relu: ("input", "negative_slope", "inplace"),
     **dict.fromkeys((F.relu, F.relu6, F.silu, F.hardswish, F.hardsigmoid), ("input", "inplace")),
     F.adaptive_avg_pool2d: ("input", "output_size"),
     F.pad: ("input", "pad", "mode", "value"),
@@ -98,6 +104,24 @@ def activation(module: nn.Module) -> tuple[str, dict, dict] | None:
             "HardSwish": ("hardswish", {}, {}),
             "HardSigmoid": ("hardsigmoid", {}, {}),
         }.get(type(module).__name__)
+    return None
+
+
+def functional_activation(target: Any, given: dict[str, Any]) -> tuple[str, dict, dict] | None:
+    """``activation`` of a call with the arguments ``given``; None for one that has no exported form."""
+    if target in _ELEMENTWISE_CALLS:
+        return _ELEMENTWISE_CALLS[target], {}, {}
+    if target is F.gelu:
+        return ("gelu", {}, {}) if given.get("approximate", "none") == "none" else None
+    if target is F.leaky_relu:
+        return "prelu", {}, {"slope": np.array(given.get("negative_slope", 0.01), np.float32)}
+    limits = {
+        F.relu6: (0.0, 6.0),
+        F.hardtanh: (given.get("min_val", -1.0), given.get("max_val", 1.0)),
+        **dict.fromkeys(_CLAMP, (given.get("min"), given.get("max"))),
+    }.get(target, ())
+    if limits and all(isinstance(limit, int | float) for limit in limits):
+        return "clip", {"low": float(limits[0]), "high": float(limits[1])}, {}
     return None
 
 

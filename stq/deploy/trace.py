@@ -183,14 +183,12 @@ class _Reader:
         if not isinstance(source, fx.Node):
             raise self._refuse(node, f"the operation '{known.shown(target)}' on what is no tensor")
         inputs = (self.named[source],)
-        if target in known.ELEMENTWISE_CALLS:
-            return [Node(name, known.ELEMENTWISE_CALLS[target], inputs)]
+        if (found := known.functional_activation(target, given)) is not None:
+            return [known.elementwise(name, inputs, found)]
         if target in known.DROPOUT and given.get("training", True):
             raise self._refuse(node, f"'{name}', which drops in evaluation too (give training=self.training)")
         if target in known.PASS:
             return self._pass(node, source)
-        if target is F.relu6:
-            return [Node(name, "clip", inputs, {"low": 0.0, "high": 6.0})]
         if target in known.FLATTEN and given.get("end_dim", -1) == -1:
             return [self._flatten(node, name, inputs, given.get("start_dim", 0))]
         if target in known.MEAN:

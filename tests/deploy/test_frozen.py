@@ -283,6 +283,26 @@ def test_views_that_flatten(view):
         assert np.allclose(run(freeze(model), x), model(x), atol=1e-5)
 
 
+ACTIVATIONS = [
+    lambda h: nn.functional.leaky_relu(h, 0.2),
+    lambda h: nn.functional.leaky_relu(h, inplace=True),
+    nn.functional.gelu,
+    nn.functional.relu6,
+    lambda h: nn.functional.hardtanh(h, -0.5, max_val=0.25),
+    lambda h: h.clamp(0, 1),
+    lambda h: torch.clip(h, min=-0.3, max=0.3),
+    lambda h: h.tanh(),
+]
+
+
+@pytest.mark.parametrize("function", ACTIVATIONS)
+def test_activations_as_functions(function):
+    torch.manual_seed(0)
+    model, x = calibrated(_Function(function), (1, 8, 8), "lsq", 4), torch.randn(5, 1, 8, 8)
+    with torch.no_grad():
+        assert np.allclose(run(freeze(model), x), model(x), atol=1e-5)
+
+
 class _Function(nn.Sequential):
     """A convolution, and a function of its output."""
 
@@ -303,6 +323,8 @@ class _Function(nn.Sequential):
         (lambda h: h[::2], r"the operation 'getitem'"),
         (lambda h: h[::2, :], "along the batch axis"),
         (lambda h: h.view(-1, 72), "the operation 'view'"),
+        (lambda h: h.clamp(min=0), "the operation 'clamp'"),
+        (lambda h: nn.functional.gelu(h, approximate="tanh"), "the operation 'gelu'"),
         (lambda h: h.view(h.size(1), -1), "the operation 'size'"),
         (lambda h: h * h.size(2), "the operation 'size'"),
         (lambda h: nn.functional.pad(h, (0, -1)), "by less than nothing"),
