@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from stq.results.collect import collect
+from stq.results.runs.collect import collect
 
 
 def record(runs: Path, folder: Path) -> int:

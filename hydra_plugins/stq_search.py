@@ -1,4 +1,4 @@
-"""The search as a Hydra sweeper. Hydra takes sweepers from this namespace only; the work is done in stq.cli.search."""
+"""The search as a Hydra sweeper, which Hydra takes from this namespace only; ``stq.sweeps.search`` does the work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SearchSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Search over the intervals and choices among the configured parameters and the command line's."""
-        from stq.cli.search import Search
+        from stq.sweeps.search import Search
 
         given = [f"{key}={value}" for key, value in self.params.items()]
         Search(self, [*given, *arguments]).run()

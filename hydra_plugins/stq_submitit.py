@@ -1,5 +1,5 @@
 """Submitit's launchers, for sweeps that outlive a lost job. Hydra takes launchers from this namespace only; the work is
-done in stq.cli.submit."""
+done in stq.sweeps.submit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LocalLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submit the jobs and wait until each has ended or is lost."""
-        from stq.cli.submit import submit
+        from stq.sweeps.submit import submit
 
         return submit(self.executor, self.params, self.setting, job_overrides, initial_job_idx)
 

@@ -1,27 +1,42 @@
-"""stq: low-bit convolutional networks with attention. Names are imported when first used, so start-up stays quick."""
+"""stq: low-bit convolutional networks with attention.
+
+What ``__all__`` lists is the public surface; rooms and files below may move. Names are imported when first used, so
+start-up stays quick.
+"""
 
 from importlib import import_module
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "calibrate": "calibration",
-    "cost": "deploy.cost",
-    "export": "deploy.export",
-    "freeze": "deploy.frozen",
-    "quantize": "surgery",
-    "quantized_layers": "surgery",
-    "set_bits": "surgery",
-    "summary": "model_summary",
-    "Policy": "policy",
-    "ActivationQuantizer": "quantizers",
-    "ActivationRecord": "quantizers",
-    "WeightQuantizer": "quantizers",
-    "WeightRecord": "quantizers",
+    # a model, its quantizers, their bits
+    "quantize": "quantization.surgery",
+    "calibrate": "quantization.calibration",
+    "summary": "quantization.summary",
+    "quantized_layers": "quantization.surgery",
+    "set_bits": "quantization.surgery",
+    "parameter_groups": "quantization.parameter_groups",
+    "Policy": "quantization.policy",
+    # the registries, and what a quantizer of one's own is made of
     "list_quantizers": "quantizers",
     "list_weight_quantizers": "quantizers",
     "register_quantizer": "quantizers",
     "register_weight_quantizer": "quantizers",
+    "ActivationQuantizer": "quantizers",
+    "ActivationRecord": "quantizers",
+    "WeightQuantizer": "quantizers",
+    "WeightRecord": "quantizers",
+    # integers
+    "freeze": "deploy.integer.freeze",
+    "run": "deploy.integer.inference",
+    "export": "deploy.export",
+    "load_packed": "deploy.packed.packed_file",
+    "predict": "deploy.predict",
+    "verify": "deploy.verify",
+    "cost": "deploy.cost",
+    # runs
+    "load_run": "training.run_folder",
+    "InputError": "errors",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -41,7 +41,7 @@ def test_own_quantizer_of_the_readme_is_usable():
 def test_command_composes(command):
     from hydra import compose, initialize_config_dir
 
-    from stq.cli.config import config_folder
+    from stq.cli.config_folder import config_folder
 
     with initialize_config_dir(config_folder(), version_base="1.3"):
         assert compose("train", shlex.split(command)).quantizer.method

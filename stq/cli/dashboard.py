@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from ..errors import InputError
-from .arguments import Parser
+from .argument_parser import Parser
 
 _DESCRIPTION = """\
 Builds a wandb workspace and a report (a draft) of the runs that `logger=wandb` sent: accuracy by method and bits,
@@ -22,13 +22,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print what would be created, create nothing")
     options = parser.parse_args(arguments)
 
-    from ..results.dashboard import describe, make_dashboard
+    from ..results.wandb.dashboard import describe, make_dashboard
 
     dashboard = make_dashboard(options.project, options.entity, options.group)
     if options.dry_run:
         print("\n".join(describe(dashboard)))
         return
-    from ..results.wandb_dashboard import save
+    from ..results.wandb.workspace import save
 
     try:
         workspace, report = save(dashboard)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from .config import application
-from .kinds import RUN, check_kinds
+from .application import application
+from .setting_types import RUN, check_kinds
 
 
 def _evaluate(cfg: DictConfig) -> None:
     check_kinds(cfg, RUN)
-    from ..training.evaluate import evaluate_run
+    from .evaluate_run import evaluate_run
 
     evaluate_run(cfg.run)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from .config import application
-from .kinds import RUN, check_kinds
+from .application import application
+from .setting_types import RUN, check_kinds
 
 
 def _export(cfg: DictConfig) -> None:
     check_kinds(cfg, RUN)
-    from ..deploy.export_run import export_run
+    from .export_run import export_run
 
     export_run(cfg.run, cfg.format, cfg.output, cfg.benchmark)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..errors import InputError
-from .arguments import Parser
+from .argument_parser import Parser
 
 _DESCRIPTION = """\
 Tables of finished runs: methods by bit widths, mean ± sample standard deviation over seeds, difference to the float
@@ -72,18 +72,18 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from ..results.collect import collect
     from ..results.formats import render
-    from ..results.groups import make_groups
-    from ..results.published import published_file, read_published
-    from ..results.sheet import make_sheets
+    from ..results.runs.collect import collect
+    from ..results.tables.groups import make_groups
+    from ..results.tables.published import published_file, read_published
+    from ..results.tables.report_table import make_sheets
 
     found = collect(options.runs)
     groups = make_groups(found.done)
     published = {} if options.no_published else read_published(options.published or published_file())
     sheets = make_sheets(groups, published, options.against)
     if options.output or options.html or options.wandb:
-        from ..results.write import write_page, write_report
+        from ..results.write_report import write_page, write_report
 
         with TemporaryDirectory() as spare:
             if options.output or options.wandb:
@@ -92,7 +92,7 @@ def _report(options: argparse.Namespace) -> None:
             if options.html:
                 write_page(options.html, found, groups, sheets, options.layers)
             if options.wandb:
-                from ..results.wandb_report import log_report
+                from ..results.wandb.report_upload import log_report
 
                 print(log_report(options.wandb, folder, sheets), file=sys.stderr)
     sys.stdout.write(render(options.format, sheets, found.failed))

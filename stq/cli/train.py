@@ -9,10 +9,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ..results.config_hash import config_hash
-from ..results.schema import finished_result
-from .config import application
-from .kinds import TRAIN, check_kinds
+from ..results.runs.config_hash import config_hash
+from ..results.runs.result_file import finished_result
+from .application import application
+from .setting_types import TRAIN, check_kinds
 
 
 def _train(cfg: DictConfig) -> float:
@@ -24,13 +24,16 @@ def _train(cfg: DictConfig) -> float:
         done = finished_result(Path(cfg.paths.output_dir), config_hash(cfg))
         if done is not None:  # found before the slow imports, so that a finished sweep takes seconds
             return done["val_top1"]
-    from ..training import train
-    from ..training.report import result_table, use_threads
+    import torch
 
-    use_threads(cfg.threads)
+    from ..training import train
+    from ..training.run_summary import print_summary
+
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
     result = train(cfg)
     if not sweep:
-        result_table(result, cfg.paths.output_dir)
+        print_summary(result, cfg.paths.output_dir)
     return result["val_top1"]
 
 

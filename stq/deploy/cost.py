@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..quantization.surgery import float_weight, input_quantizer, quantized_layers, quantizers, weight_quantizer
 from ..quantizers import FLOAT_BITS, ActivationQuantizer, WeightQuantizer
-from ..surgery import float_weight, input_quantizer, quantized_layers, quantizers, weight_quantizer
-from .memory import activation_peak
+from .activation_memory import activation_peak
 
 _CONVOLUTIONS = (nn.modules.conv._ConvNd,)
 _FLOAT_BYTES = 4
@@ -48,7 +48,7 @@ class Cost:
     """Cost of one sample; every ``float_`` field is the same network in float32. MACs are the same for both.
 
     macs and bops count convolutions and linear layers; products of two activations (attention) are not among them.
-    activation_bytes is the peak of ``stq.deploy.memory``, None for a model whose order of operations cannot be traced.
+    activation_bytes is the peak of ``activation_memory``, None for a model whose order of operations cannot be traced.
     """
 
     macs: int

@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ..errors import InputError, nearest
-from .frozen import freeze
-from .integer import shapes
+from .integer.freeze import freeze
+from .integer.inference import shapes
 from .network import Network
 
 SUFFIXES = {"onnx": ".onnx", "qonnx": ".qonnx.onnx", "packed": ".safetensors", "c": ".h"}
@@ -40,13 +40,13 @@ def _writer(format: str) -> Callable[[Network, tuple[int, ...], Path], Path]:
         raise InputError(f"format='{format}' is unknown{nearest(format, SUFFIXES)}: there are {', '.join(SUFFIXES)}")
     try:
         if format == "onnx":
-            from .onnx_qdq import export_onnx as writer
+            from .onnx.onnx_file import export_onnx as writer
         elif format == "qonnx":
-            from .qonnx import export_qonnx as writer
+            from .qonnx.qonnx_file import export_qonnx as writer
         elif format == "packed":
-            from .packed import export_packed as writer
+            from .packed.packed_file import export_packed as writer
         else:
-            from .c_code import export_c as writer
+            from .c.c_file import export_c as writer
     except ImportError as error:
         raise InputError(f"format='{format}' needs {error.name}: pip install 'stq[deploy]'") from error
     return writer

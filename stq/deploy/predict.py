@@ -45,8 +45,8 @@ def _qonnx(path: Path, x: np.ndarray) -> np.ndarray:
 
 
 def _packed(path: Path, x: np.ndarray) -> np.ndarray:
-    from .integer import run
-    from .packed import load_packed
+    from .integer.inference import run
+    from .packed.packed_file import load_packed
 
     return run(load_packed(path)[0], x).argmax(-1).numpy()
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from ..quantization.surgery import float_weight, input_quantizer, quantized_layers, weight_quantizer
 from ..quantizers import ActivationRecord
-from ..surgery import float_weight, input_quantizer, quantized_layers, weight_quantizer
-from .integer import run
+from .integer.inference import run
 from .network import Network, Node, call_name
 
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 
 from ..errors import InputError, nearest
-from ..results.wandb_mode import default_mode
+from ..results.wandb.mode import default_mode
 
 LOGGERS = ("csv", "wandb", "tensorboard")
 

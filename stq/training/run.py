@@ -16,22 +16,23 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
-from ..calibration import calibrate
 from ..deploy.cost import SizeReport, cost, model_size
 from ..errors import InputError, TrainingFailed
+from ..quantization.calibration import calibrate
 from ..quantizers import get_method
-from ..results.config_hash import config_hash
-from ..results.schema import OPTIONAL_KEYS, SCHEMA_VERSION, finished_result, write_result
-from .batch_norm import BatchNormReestimation
-from .callbacks import ProgressiveBits, QuantizerProgress, progress_bar
-from .identity import command, git_commit, hardware, versions
-from .load import build_data
+from ..results.runs.config_hash import config_hash
+from ..results.runs.result_file import OPTIONAL_KEYS, SCHEMA_VERSION, finished_result, write_result
+from .build import add_quantizers, build_data, is_quantized, plain
+from .callbacks.annealing import QuantizerProgress
+from .callbacks.batch_norm import BatchNormReestimation
+from .callbacks.monitor import QuantizerMonitor, write_codes
+from .callbacks.progress_bar import progress_bar
+from .callbacks.progressive_bits import ProgressiveBits
+from .classifier import Classifier
+from .initial_weights import Start, read_state, start_from
 from .loggers import build_loggers, close_loggers
-from .module import Classifier
-from .monitor import QuantizerMonitor, write_codes
-from .network import add_quantizers, is_quantized, plain
-from .quiet import quieten
-from .start import Start, read_state, start_from
+from .provenance import command, git_commit, hardware, versions
+from .silence_lightning import quieten
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     data = build_data(cfg)
     quantized = is_quantized(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    start = start_from(cfg, data)
+    start = start_from(cfg, data, train)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)  # whether a float baseline was trained on the way or not
     model = start.model
     teacher = copy.deepcopy(model) if cfg.loss.distillation_weight > 0 else None

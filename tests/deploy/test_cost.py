@@ -5,8 +5,7 @@ from torch import nn
 
 import stq
 from stq.deploy.cost import cost, model_size
-
-from .conftest import small_network
+from tests.small_networks import small_network
 
 
 def test_size_by_hand():

@@ -8,12 +8,11 @@ import timm
 import torch
 
 import stq
-from stq.deploy.frozen import freeze
-from stq.deploy.integer import run
+from stq.deploy.integer.freeze import freeze
+from stq.deploy.integer.inference import run
 from stq.deploy.network import Network, Node
-
-from .conftest import calibrated
-from .test_onnx import scores
+from tests.deploy.runtimes import onnx_scores as scores
+from tests.small_networks import calibrated
 
 pytest.importorskip("onnxruntime")
 

@@ -6,8 +6,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from stq.cli.search import distribution
 from stq.errors import InputError
+from stq.sweeps.search import distribution
 
 SEARCH = ("hparams_search=quantizer_lr", "quantizer=lsq", "sweep_name=search")
 

@@ -35,7 +35,7 @@ def slurm(tmp_path, monkeypatch):
         (folder / name).write_text("#!/bin/bash\n" + lines.format(folder=folder, python=sys.executable))
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    from stq.cli import submit
+    from stq.sweeps import submit
 
     monkeypatch.setattr(submit, "QueueWatcher", functools.partial(submit.QueueWatcher, delay_s=1, grace=2))
     return folder
@@ -65,7 +65,7 @@ def test_a_lost_job_fails_alone_and_runs_the_next_time(slurm, sweep, tmp_path, q
 
 
 def test_a_job_that_is_queued_again_is_not_lost(monkeypatch):
-    from stq.cli import submit
+    from stq.sweeps import submit
 
     clock = [0.0]
     monkeypatch.setattr(submit.time, "monotonic", lambda: clock[0])

@@ -9,10 +9,9 @@ from omegaconf import OmegaConf
 
 import stq
 import stq.models
-from stq.cli.config import config_folder
-from stq.cli.kinds import TRAIN, check_kinds
-
-from .conftest import compose_config
+from stq.cli.config_folder import config_folder
+from stq.cli.setting_types import TRAIN, check_kinds
+from tests.composed import compose_config
 
 GROUPS = sorted(path for path in Path(config_folder()).iterdir() if path.is_dir())
 OPTIONS = [(group.name, file.stem) for group in GROUPS for file in sorted(group.glob("*.yaml")) if file.stem != "base"]

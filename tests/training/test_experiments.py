@@ -9,12 +9,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from stq.cli.config import config_folder
-from stq.policy import Policy
-from stq.results.config_hash import config_hash
+from stq.cli.config_folder import config_folder
+from stq.quantization.policy import Policy
+from stq.results.runs.config_hash import config_hash
 from stq.training import train
-
-from .conftest import compose_config
+from tests.composed import compose_config
 
 EXPERIMENTS = sorted(path.stem for path in (Path(config_folder()) / "experiment").glob("*.yaml"))
 FOLDERS = {path.parent.name for path in (Path(config_folder()).parent / "experiments").glob("*/README.md")}

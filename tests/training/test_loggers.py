@@ -7,9 +7,8 @@ import wandb
 
 from stq.errors import TrainingFailed
 from stq.training import train
-
-from ..wandb_files import records
-from .conftest import compose_config
+from tests.composed import compose_config
+from tests.wandb_files import records
 
 
 def test_each_job_is_a_wandb_run_of_its_own(runs, monkeypatch):

@@ -8,14 +8,14 @@ import torch
 import stq
 import stq.models
 from stq.errors import InputError
-from stq.results.config_hash import config_hash
+from stq.quantization.parameter_groups import parameter_groups
+from stq.results.runs.config_hash import config_hash
 from stq.training import train
-from stq.training.callbacks import ProgressiveBits, QuantizerProgress
-from stq.training.identity import command
-from stq.training.module import Classifier
-from stq.training.parameter_groups import parameter_groups
-
-from .conftest import compose_config
+from stq.training.callbacks.annealing import QuantizerProgress
+from stq.training.callbacks.progressive_bits import ProgressiveBits
+from stq.training.classifier import Classifier
+from stq.training.provenance import command
+from tests.composed import compose_config
 
 
 def quantized(method: str, **settings):

@@ -8,13 +8,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from stq.cli.evaluate_run import evaluate_run
 from stq.errors import InputError, TrainingFailed
-from stq.results.schema import KEYS, OPTIONAL_KEYS, read_result
+from stq.results.runs.result_file import KEYS, OPTIONAL_KEYS, read_result
 from stq.training import load_run, train
-from stq.training.evaluate import evaluate_run
-from stq.training.start import float_config
-
-from .conftest import compose_config
+from stq.training.initial_weights import float_config
+from tests.composed import compose_config
 
 
 def test_run_folder_holds_what_the_schema_says(finished):
@@ -97,7 +96,7 @@ def test_finished_run_is_not_trained_again_and_its_folder_not_overwritten(finish
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_interrupted_run_resumes_and_ends_as_if_it_had_not_been(workers, finished, runs, monkeypatch):
-    from stq.training.module import Classifier
+    from stq.training.classifier import Classifier
 
     epochs, power = [], {"fails": True}
     original = Classifier.training_step

@@ -6,8 +6,8 @@ import csv
 import io
 from collections.abc import Iterator
 
-from ..costs import DEPLOYED, FLOAT_NETWORK
-from ..sheet import Sheet
+from ..tables.costs import DEPLOYED, FLOAT_NETWORK
+from ..tables.report_table import Sheet
 
 COLUMNS = (
     "kind",  # ours, float, published, comparison (top1 is then a difference), failed

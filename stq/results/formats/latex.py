@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import re
 
-from ..sheet import COMPARED, COSTS, PUBLISHED, Entry, Sheet
-from .wording import accuracy, bits_name, caption, comparison_cells, cost_table, details, failure, first_last, same_n
+from ..tables.report_table import COMPARED, COSTS, PUBLISHED, Entry, Sheet
+from .number_format import (
+    accuracy,
+    bits_name,
+    caption,
+    comparison_cells,
+    cost_table,
+    details,
+    failure,
+    first_last,
+    same_n,
+)
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",

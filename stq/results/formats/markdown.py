@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from ..sheet import COMPARED, COSTS, PUBLISHED, Entry, Sheet
-from .wording import (
+from ..tables.report_table import COMPARED, COSTS, PUBLISHED, Entry, Sheet
+from .number_format import (
     COMPARISON_HEADINGS,
     DASH,
     accuracy,

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..groups import Bits
-from ..sheet import COMPARED, COSTS, PUBLISHED, Line, Sheet
-from .wording import (
+from ..tables.groups import Bits
+from ..tables.report_table import COMPARED, COSTS, PUBLISHED, Line, Sheet
+from .number_format import (
     COMPARISON_HEADINGS,
     DASH,
     accuracy,

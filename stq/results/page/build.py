@@ -10,11 +10,11 @@ from html import escape
 from pathlib import Path
 
 from ... import __version__
-from ..collect import Collection
-from ..formats.wording import failure
-from ..groups import Group
-from ..picture import Picture
-from ..sheet import Sheet
+from ..figures.figure_style import Picture
+from ..formats.number_format import failure
+from ..runs.collect import Collection
+from ..tables.groups import Group
+from ..tables.report_table import Sheet
 from .runs import run_data, run_rows, selects
 from .tables import comparison_table, costs_table, notes, our_table, published_table
 

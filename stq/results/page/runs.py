@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from ..collect import Run
-from ..formats.wording import DASH, bits_name, signed
-from ..groups import Group, own_float
+from ..formats.number_format import DASH, bits_name, signed
+from ..runs.collect import Run
+from ..tables.groups import Group, own_float
 
 # heading, and whether it holds numbers
 COLUMNS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from ..formats.wording import (
+from ..formats.number_format import (
     COMPARISON_HEADINGS,
     DASH,
     accuracy,
@@ -18,7 +18,7 @@ from ..formats.wording import (
     float_lines,
     same_n,
 )
-from ..sheet import COMPARED, COSTS, PUBLISHED, Entry, Sheet
+from ..tables.report_table import COMPARED, COSTS, PUBLISHED, Entry, Sheet
 
 
 def our_table(sheet: Sheet) -> str:

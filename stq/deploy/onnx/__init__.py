@@ -1,0 +1,1 @@
+"""ONNX files for ONNX Runtime: standard operators, exact integers."""

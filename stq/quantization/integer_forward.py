@@ -1,0 +1,69 @@
+"""Evaluation of a quantized layer: the codes are summed as integers, then scaled, as a deployed layer does.
+
+A float sum of real-valued products depends on the order of the additions, and on graphics processors on how many bits
+of each factor are kept (TF32 keeps 11, a quantized value needs more). Products of codes are integers, which every float
+format in use holds whole, and so are their sums below 2^24. So what is measured is what is deployed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import timm.layers
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from ..quantizers import ActivationQuantizer, WeightQuantizer
+from ..quantizers.record import round_ste
+
+# timm's linear layer differs under torch.jit.script alone
+_PLAIN = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Linear.forward, timm.layers.Linear.forward)
+
+
+def forward(layer: nn.Module, input: Tensor) -> Tensor:
+    """In place of the ``forward`` of a quantized layer. input: fake-quantized, as the layer's pre-hook gives it.
+
+    Training is as ever, and so is evaluation where codes do not tell all: a side in float, attention kept at inference,
+    an input offset that is no whole number of codes, half precision, a layer type with a forward of its own, and under
+    ``torch.compile``, which cannot follow the choice.
+    """
+    own = plain_forward(layer)
+    known = is_plain(layer) and input.dtype in (torch.float32, torch.float64)
+    if layer.training or not known or torch.compiler.is_compiling():
+        return own(layer, input)
+    weights = layer.parametrizations.weight if parametrize.is_parametrized(layer, "weight") else ()
+    unit = _unit(layer) if len(weights) == 1 and isinstance(weights[0], WeightQuantizer) else None
+    if unit is None:
+        return own(layer, input)
+    with torch.autocast(input.device.type, enabled=False):
+        codes, scale = weights[0].encode(weights.original)
+        operand = round_ste(input / unit)
+        linear = isinstance(layer, nn.Linear)
+        sums = F.linear(operand, codes) if linear else layer._conv_forward(operand, codes, None)
+        channels = (-1, *(1,) * (0 if linear else codes.dim() - 2))
+        real = (scale * unit).reshape(channels) * sums
+        return real if layer.bias is None else real + layer.bias.reshape(channels)
+
+
+def plain_forward(layer: nn.Module) -> Callable:
+    """The ``forward`` of the layer's type, as it is without quantizers; takes the layer as its first argument."""
+    kind = type(layer)  # a class of the layer's own where its weight is parametrized
+    return kind.__mro__[1].forward if kind.__dict__.get("forward") is forward else kind.forward
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a convolution or linear layer computes what torch's own of that kind does, and nothing beside it."""
+    return plain_forward(layer) in _PLAIN
+
+
+def _unit(layer: nn.Module) -> Tensor | None:
+    """The real value of which every quantized input of the layer is a whole multiple; None where there is none."""
+    quantizer = getattr(layer, "input_quantizer", None)
+    try:
+        record = quantizer.record() if isinstance(quantizer, ActivationQuantizer) else None
+    except ValueError:  # no static record
+        return None
+    operand = record and record.integer_operand()
+    return record.scale / operand[0] if operand else None

@@ -1,0 +1,153 @@
+"""Puts quantizers into any ``nn.Module``: a forward pre-hook for the input, a parametrization for the weight.
+
+The layer keeps its path, its type and its attributes; ``layer.weight`` is the quantized weight,
+``layer.parametrizations.weight.original`` the float one that is trained, ``layer.input_quantizer`` the activation
+quantizer. In evaluation it sums codes (see ``integer_forward``).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from ..errors import nearest
+from ..quantizers import FLOAT_BITS, ActivationQuantizer, WeightQuantizer, check_bits, get_method, get_weight_quantizer
+from . import integer_forward
+from .policy import LayerPlan, Policy
+
+
+def quantize(
+    model: nn.Module,
+    method: str = "double_st",
+    *,
+    settings: Mapping[str, Any] | None = None,
+    weight_settings: Mapping[str, Any] | None = None,
+    **policy: Any,
+) -> nn.Module:
+    """Quantize the convolutions and linear layers of ``model`` in place and return it; calibrate it next.
+
+    method: activation quantizer, see ``stq.list_quantizers()``. settings: keyword arguments of that quantizer, for
+    instance ``{"t_max": 0.5}``; weight_settings: of the weight quantizer, for instance ``{"per_channel": True}``.
+    policy: fields of ``stq.Policy``: weight_bits, activation_bits, first_last_bits, weight_method, layers, skip, ...
+
+    Raises ValueError for an unknown name or setting, a bit width out of range, a pattern that matches no layer, or a
+    model that is quantized already.
+    """
+    if any(True for _ in quantized_layers(model)):
+        raise ValueError("the model is quantized already: build a new one, or change its bits with stq.set_bits")
+    unknown = set(policy) - set(Policy.__dataclass_fields__)
+    if unknown:
+        name = sorted(unknown)[0]
+        raise ValueError(f"quantize has no argument '{name}'{nearest(name, Policy.__dataclass_fields__)}")
+    rules = Policy(method=method, **policy)
+    modules = dict(model.named_modules())
+    weight_method = rules.weight_method or get_method(method).weights
+    built = []  # all of them before the first is attached: what is refused leaves the model as it was
+    for plan in rules.plan(model):
+        layer, own = modules[plan.path], plan.method == method
+        activations = _activation_quantizer(layer, plan, settings if own else None)
+        own_weights = own and plan.weight_method == weight_method
+        weights = _weight_quantizer(layer, plan, weight_settings if own_weights else None)
+        built.append((layer, activations, weights))
+    for layer, activations, weights in built:
+        _attach(layer, activations, weights)
+    return model
+
+
+def _activation_quantizer(layer: nn.Module, plan: LayerPlan, settings: Mapping | None) -> ActivationQuantizer | None:
+    if plan.activation_bits == FLOAT_BITS:
+        return None
+    linear = isinstance(layer, nn.Linear)
+    channels = layer.in_features if linear else layer.in_channels
+    axis = -1 if linear else -1 - len(layer.kernel_size)
+    common = {"bits": plan.activation_bits, "channels": channels, "channel_axis": axis, "signed": plan.signed}
+    return _build(get_method(plan.method).activation, plan.method, common, settings)
+
+
+def _weight_quantizer(layer: nn.Module, plan: LayerPlan, settings: Mapping | None) -> WeightQuantizer | None:
+    if plan.weight_bits == FLOAT_BITS:
+        return None
+    common = {"bits": plan.weight_bits, "channels": layer.weight.shape[0]}
+    quantizer = _build(get_weight_quantizer(plan.weight_method), plan.weight_method, common, settings)
+    quantizer.to(layer.weight.device).calibrate(layer.weight)
+    return quantizer
+
+
+def _build(cls: type, name: str, common: Mapping, settings: Mapping | None) -> nn.Module:
+    known = {k: p for base in cls.__mro__ for k, p in inspect.signature(base.__init__).parameters.items()}
+    for key, value in (settings or {}).items():
+        if key not in known.keys() - {"self", "args"}:
+            names = known.keys() - common.keys() - {"self", "args"}
+            raise ValueError(f"quantizer '{name}' has no setting '{key}'{nearest(key, names)}")
+        annotation = known[key].annotation  # a name where annotations are postponed
+        kind = _KINDS.get(getattr(annotation, "__name__", annotation))
+        if kind is not None and not (isinstance(value, kind[1]) and isinstance(value, bool) == (kind[1] is bool)):
+            raise ValueError(f"{key}={value} of quantizer '{name}' is not {kind[0]}")
+    return cls(**common, **(settings or {}))
+
+
+_KINDS = {
+    "bool": ("true or false", bool),
+    "int": ("a whole number", int),
+    "float": ("a number", (int, float)),
+    "str": ("a name", str),
+}
+
+
+def _attach(layer: nn.Module, activations: ActivationQuantizer | None, weights: WeightQuantizer | None) -> None:
+    if activations is not None:
+        layer.input_quantizer = activations.to(layer.weight.device).train(layer.training)
+        layer.register_forward_pre_hook(_quantize_input, with_kwargs=True)
+    if weights is not None:
+        parametrize.register_parametrization(layer, "weight", weights.train(layer.training), unsafe=True)
+        type(layer).forward = integer_forward.forward  # of the class that the parametrization has made for this layer
+
+
+def _quantize_input(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    if args:
+        return (layer.input_quantizer(args[0]), *args[1:]), kwargs
+    return args, {**kwargs, "input": layer.input_quantizer(kwargs["input"])}
+
+
+def input_quantizer(layer: nn.Module) -> ActivationQuantizer | None:
+    """The quantizer of the layer's input, or None."""
+    return getattr(layer, "input_quantizer", None)
+
+
+def weight_quantizer(layer: nn.Module) -> WeightQuantizer | None:
+    """The quantizer of the layer's weight, or None."""
+    if not parametrize.is_parametrized(layer, "weight"):
+        return None
+    found = [p for p in layer.parametrizations.weight if isinstance(p, WeightQuantizer)]
+    return found[0] if found else None
+
+
+def float_weight(layer: nn.Module) -> nn.Parameter:
+    """The trained float weight behind a layer's (possibly quantized) weight."""
+    return layer.parametrizations.weight.original if weight_quantizer(layer) is not None else layer.weight
+
+
+def quantized_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """(path, layer) of every layer whose input or weight is quantized, in the model's order."""
+    for path, module in model.named_modules():
+        if input_quantizer(module) is not None or weight_quantizer(module) is not None:
+            yield path, module
+
+
+def quantizers(model: nn.Module) -> Iterator[ActivationQuantizer | WeightQuantizer]:
+    """Every quantizer in the model."""
+    return (module for module in model.modules() if isinstance(module, ActivationQuantizer | WeightQuantizer))
+
+
+def set_bits(model: nn.Module, weight_bits: int | None, activation_bits: int | None, only: set[str]) -> None:
+    """Change the bit widths of the layers whose paths are in ``only`` (progressive quantization); calibrate next."""
+    for path, layer in quantized_layers(model):
+        if path not in only:
+            continue
+        for quantizer, bits in ((input_quantizer(layer), activation_bits), (weight_quantizer(layer), weight_bits)):
+            if quantizer is not None and bits is not None:
+                quantizer.bits = check_bits(bits)

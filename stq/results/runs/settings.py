@@ -1,0 +1,88 @@
+"""The settings of runs, as far as they decide results, and where runs differ in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from .config_hash import deciding
+
+# told by the table itself, or by the result
+_ELSEWHERE = {"weight_bits", "activation_bits", "first_last_bits", "seed", "model.name", "data.name", "data.label"}
+_ELSEWHERE |= {"quantizer.method", "trainer.max_epochs"}
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """What decides the result in a config.yaml, by dotted key; nothing where the file is missing.
+
+    Raises InputError if it is not readable as YAML.
+    """
+    import yaml
+
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not readable ({error})") from None
+    try:
+        config = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not readable as YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{path} is not a configuration: it holds no keys")
+    try:
+        flat = _flatten(deciding(config))
+    except AttributeError:  # a name or number where a run has a group of settings
+        raise InputError(f"{path} is not the configuration of a run of stq") from None
+    return {key: value for key, value in flat.items() if key not in _ELSEWHERE}
+
+
+def differing(settings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Keys whose values are not the same in all of them, sorted. A key that one of them lacks differs."""
+    values: dict[str, set[str]] = {}
+    all_settings = list(settings)
+    for key in {key for each in all_settings for key in each}:
+        values[key] = {shown(each, key) for each in all_settings}
+    return sorted(key for key, distinct in values.items() if len(distinct) > 1)
+
+
+def shown(settings: Mapping[str, Any], key: str) -> str:
+    """A setting's value as tables print it; a question mark where no config.yaml tells."""
+    absent = "unset" if len(settings) > 1 else "?"
+    return str(settings.get(key, absent))
+
+
+def brief(value: str) -> str:
+    """A long fraction to six digits, everything else as it is."""
+    try:
+        return f"{float(value):g}" if len(value) > 8 else value
+    except ValueError:
+        return value
+
+
+def in_order(value: str) -> tuple[float, str]:
+    """Sorting key: numbers by size, then names."""
+    try:
+        return float(value), value
+    except ValueError:
+        return float("inf"), value
+
+
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """The last part of each dotted key, more of it where that would be ambiguous."""
+    keys = list(keys)
+    last = [key.rpartition(".")[2] for key in keys]
+    return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flatten(value, f"{prefix}{key}.")
+        elif value not in ({}, None):  # unset and empty are the same wherever defaults are written out
+            flat[f"{prefix}{key}"] = value
+    return flat

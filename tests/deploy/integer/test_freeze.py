@@ -1,0 +1,364 @@
+import operator
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+
+import stq
+from stq.deploy.integer.freeze import freeze
+from stq.deploy.integer.inference import run
+from stq.deploy.network import Network
+from stq.deploy.verify import verify
+from stq.errors import InputError
+from tests.small_networks import awaken, calibrated, small_network
+
+CODES = 64 + 3 * 512 + 128 + 12 * 16 + 16  # a sample's, in the small network
+METHODS = [name for name in stq.list_quantizers() if name != "none"]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_trained_network_as_integers(trained, digits, bits):
+    model, images = trained(bits), digits[2]
+    found = verify(model, freeze(model), [images])
+    assert found.codes == 500 * CODES
+    assert max(found.ties, found.exact_ties) <= 1  # how the processor adds in float32 decides a tie
+    assert found.same_top1 == found.samples == 500
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_every_method_and_width(method, bits):
+    torch.manual_seed(bits)
+    model = calibrated(small_network(), (1, 8, 8), method, bits)
+    found = verify(model, freeze(model), [torch.randn(64, 1, 8, 8)])
+    assert found.ties <= 1e-6 * found.codes
+    assert found.codes == 64 * CODES
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "bits"),
+    [
+        ("resnet18", "double_st", 3),
+        ("resnet50", "lsq", 2),
+        ("mobilenetv2_100", "lsq_plus", 4),
+        ("efficientnet_b0", "double_st", 4),
+        ("mobilenetv3_small_050", "pact", 4),
+    ],
+)
+def test_timm_networks(name, method, bits):
+    torch.manual_seed(0)
+    model = calibrated(timm.create_model(name), (3, 32, 32), method, bits, first_last_bits=8)
+    found = verify(model, freeze(model), [torch.randn(4, 3, 32, 32)])
+    assert found.codes > 90_000
+    assert found.ties <= 2
+
+
+def test_eight_bits_differ_in_less_than_one_code_in_a_million():
+    """Both sum integers; float32 is left in batch norm and scales, which the two round differently."""
+    torch.manual_seed(0)
+    model = timm.create_model("resnet18", num_classes=10, zero_init_last=False)
+    calibrated(model, (3, 64, 64), "double_st", 8)
+    found = verify(model, freeze(model), [torch.randn(8, 3, 64, 64) for _ in range(4)])
+    assert found.codes > 5_000_000
+    assert found.ties <= 1e-6 * found.codes
+    assert found.exact_ties <= 2e-6 * found.codes
+
+
+def test_differences_are_counted():
+    model = calibrated(small_network(), (1, 8, 8), "lsq", 2)
+    network = freeze(model)
+    network["0.quantize"].arrays["shift"][...] += 0.25
+    found = verify(model, network, [torch.randn(16, 1, 8, 8)])
+    assert found.ties == found.exact_ties > 0
+    assert list(found.layers) == ["0"]  # the others get the model's own codes
+    assert found.cascaded > found.ties
+
+
+def test_accumulator_against_numpy():
+    model = awaken(nn.Sequential(nn.Conv2d(4, 6, (3, 2), (2, 1), (1, 0), dilation=(1, 2), groups=2), nn.ReLU()))
+    stq.quantize(model, "lsq", weight_bits=3, activation_bits=3, first_last_bits=None)
+    x = torch.randn(2, 4, 9, 7)
+    stq.calibrate(model, x)
+    network = freeze(model)
+    layer, values = network["0"], {}
+    run(network, x, lambda node, value: values.update({node.name: value.numpy()}))
+    codes = np.pad(values["0.quantize"], ((0, 0), (0, 0), (1, 1), (0, 0)))
+    expected = np.zeros(values["0"].shape, dtype=np.int64)
+    for n, o, y, z in np.ndindex(expected.shape):
+        for i, ky, kx in np.ndindex(2, 3, 2):
+            expected[n, o, y, z] += (
+                layer.arrays["weight"][o, i, ky, kx] * codes[n, o // 3 * 2 + i, 2 * y + ky, z + 2 * kx]
+            )
+    scale = layer.arrays["multiplier"].reshape(-1, 1, 1)
+    assert np.array_equal(np.rint((values["0"] - layer.arrays["bias"].reshape(-1, 1, 1)) / scale), expected)
+
+
+def test_thresholds_are_constants_of_the_frozen_network():
+    model = calibrated(small_network(), (1, 8, 8), "double_st", 3)
+    network, x = freeze(model), torch.randn(4, 1, 8, 8)
+    before = run(network, x)
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data.fill_(0)  # the network holds copies
+    assert torch.equal(run(network, x), before)
+    assert isinstance(network, Network)
+    assert network["3.conv1.quantize"].arrays["gain"].shape == (8,)
+
+
+def test_float_twin_is_the_model_without_quantizers():
+    torch.manual_seed(0)
+    model = awaken(small_network()).eval()
+    x = torch.randn(4, 1, 8, 8)
+    with torch.no_grad():
+        expected = model(x)
+    stq.quantize(model, "lsq", weight_bits=2, activation_bits=2)
+    assert torch.allclose(run(freeze(model, quantized=False), x), expected, atol=1e-5)
+
+
+def test_partly_quantized_layers():
+    for bits in ({"weight_bits": 32, "activation_bits": 3}, {"weight_bits": 3, "activation_bits": 32}):
+        model = stq.quantize(awaken(small_network()), "lsq", first_last_bits=32, **bits).eval()
+        x = torch.randn(8, 1, 8, 8)
+        stq.calibrate(model, x)
+        with torch.no_grad():
+            assert torch.allclose(run(freeze(model), x), model(x), atol=1e-4)
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3)
+
+    def forward(self, x):
+        return self.conv(x) if x.sum() > 0 else x
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.InstanceNorm2d(2), nn.Conv2d(2, 2, 3)), "InstanceNorm2d at '1'"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.ConvTranspose2d(2, 2, 3), nn.Conv2d(2, 2, 3)), "ConvTranspose2d"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect"), nn.Conv2d(2, 2, 3)), "reflect"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.Softplus(), nn.Conv2d(2, 2, 3)), "Softplus at '1'"),
+        (Branching, "cannot be traced"),
+    ],
+)
+def test_refusals_name_the_reason(model, message):
+    model = stq.quantize(model(), "lsq", weight_bits=3, activation_bits=3)
+    stq.calibrate(model, torch.rand(2, 1, 8, 8))
+    with pytest.raises(InputError, match=message):
+        freeze(model)
+
+
+def test_dynamic_inference_and_missing_calibration_are_refused():
+    model = stq.quantize(small_network(), "double_st", settings={"inference": "dynamic"}, first_last_bits=None)
+    with pytest.raises(InputError, match=r"'0.input_quantizer' is not calibrated"):
+        freeze(model)
+    stq.calibrate(model, torch.randn(4, 1, 8, 8))
+    with pytest.raises(InputError, match=r"'0' cannot be frozen: inference='dynamic'"):
+        freeze(model)
+
+
+def test_nan_has_no_code():
+    network = freeze(calibrated(small_network(), (1, 8, 8), "lsq", 2))
+    with pytest.raises(ValueError, match="NaN"):
+        run(network, torch.full((1, 1, 8, 8), torch.nan))
+
+
+class _Branches(nn.Module):
+    """A head that nothing uses after the one that is returned, constants, and an activation in place."""
+
+    def __init__(self, read_again: bool):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3)
+        self.act, self.leaky, self.read_again = nn.ReLU(inplace=True), nn.LeakyReLU(0.1), read_again
+
+    def forward(self, x):
+        h = self.a(x)
+        r = self.act(h)
+        y = self.leaky(self.b(r + h if self.read_again else r)) * 0.5 + 1
+        _ = self.c(r).sigmoid()
+        return y.mean((2, 3))
+
+
+def test_only_what_leads_to_the_output_and_constants():
+    torch.manual_seed(0)
+    model, x = calibrated(_Branches(read_again=False), (1, 8, 8), "lsq", 4), torch.randn(4, 1, 8, 8)
+    with torch.no_grad():
+        assert np.allclose(run(freeze(model), x), model(x), atol=1e-5)
+
+
+def test_in_place_operations_whose_input_is_read_again_are_refused():
+    model = calibrated(_Branches(read_again=True), (1, 8, 8), "lsq", 4)
+    with pytest.raises(InputError, match="in-place operation 'act', whose input is read again"):
+        freeze(model)
+
+
+class _Twice(nn.Module):
+    """``change(h)`` of a convolution's output, and whether something of the output is read after it."""
+
+    def __init__(self, change, read_again: bool):
+        super().__init__()
+        self.a, self.b, self.change, self.read_again = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), change, read_again
+
+    def forward(self, x):
+        h = self.a(x)
+        seen = h[:, :, ::1, ::1]  # a view: what is written to h is seen in it
+        r = self.change(h)
+        r = self.b(r if r is not None else h)
+        return (r + seen[:, :, ::2, ::2].mean((2, 3), True) if self.read_again else r).flatten(1)
+
+
+IN_PLACE = {
+    "relu_": lambda h: h.relu_(),
+    "torch.relu_": torch.relu_,
+    "add_": lambda h: h.add_(1.0),
+    "mul_": lambda h: h.mul_(0.5),
+    "iadd": lambda h: operator.iadd(h, 1.0),
+    "positional": lambda h: nn.functional.relu(h, True),
+    "keyword": lambda h: nn.functional.silu(h, inplace=True),
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_functions_in_place_count_like_modules(name):
+    torch.manual_seed(0)
+    x = torch.randn(4, 1, 8, 8)
+    once = calibrated(_Twice(IN_PLACE[name], False), (1, 8, 8), "lsq", 4)
+    with torch.no_grad():
+        assert np.allclose(run(freeze(once), x), once(x), atol=1e-5)
+    with pytest.raises(InputError, match=r"in-place operation .*, whose input is read again"):
+        freeze(calibrated(_Twice(IN_PLACE[name], True), (1, 8, 8), "lsq", 4))
+
+
+def _clamp(h):
+    h.clamp_(0, 1)
+
+
+def test_a_dropped_result_of_an_unknown_function_in_place_counts_too():
+    with pytest.raises(InputError, match="in-place operation 'clamp_'"):
+        freeze(calibrated(_Twice(_clamp, False), (1, 8, 8), "lsq", 4))
+
+
+class _Keywords(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(1, 4, 3), nn.Conv2d(8, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        h = self.a(x)
+        h = torch.cat(tensors=[nn.functional.relu(input=h), torch.mul(input=h, other=h)], dim=1)
+        h = torch.mean(input=self.b(h), dim=(2, 3), keepdim=True)
+        return self.c(torch.flatten(input=h, start_dim=1))
+
+
+def test_arguments_may_have_their_names():
+    torch.manual_seed(0)
+    model, x = calibrated(_Keywords(), (1, 8, 8), "lsq", 4), torch.randn(4, 1, 8, 8)
+    with torch.no_grad():
+        assert np.allclose(run(freeze(model), x), model(x), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda h: h.view(h.size(0), -1),
+        lambda h: h.view(h.size(0), 36 * 4),
+        lambda h: h.reshape(h.shape[0], -1),
+        lambda h: torch.reshape(h, (h.size()[0], -1)),
+        lambda h: h.relu_().view(h.size(0), -1),
+        lambda h: h.view(-1, 144),
+    ],
+)
+def test_views_that_flatten(view):
+    class Viewing(nn.Sequential):
+        def forward(self, x):
+            return self[1](view(self[0](x)))
+
+    torch.manual_seed(0)
+    model, x = calibrated(Viewing(nn.Conv2d(1, 4, 3), nn.Linear(144, 3)), (1, 8, 8), "lsq", 4), torch.randn(5, 1, 8, 8)
+    with torch.no_grad():
+        assert np.allclose(run(freeze(model), x), model(x), atol=1e-5)
+
+
+ACTIVATIONS = [
+    lambda h: nn.functional.leaky_relu(h, 0.2),
+    lambda h: nn.functional.leaky_relu(h, inplace=True),
+    nn.functional.gelu,
+    nn.functional.relu6,
+    lambda h: nn.functional.hardtanh(h, -0.5, max_val=0.25),
+    lambda h: h.clamp(0, 1),
+    lambda h: torch.clip(h, min=-0.3, max=0.3),
+    lambda h: h.tanh(),
+]
+
+
+@pytest.mark.parametrize("function", ACTIVATIONS)
+def test_activations_as_functions(function):
+    torch.manual_seed(0)
+    model, x = calibrated(_Function(function), (1, 8, 8), "lsq", 4), torch.randn(5, 1, 8, 8)
+    with torch.no_grad():
+        assert np.allclose(run(freeze(model), x), model(x), atol=1e-5)
+
+
+class _Function(nn.Sequential):
+    """A convolution, and a function of its output."""
+
+    def __init__(self, function):
+        super().__init__(nn.Conv2d(1, 4, 3))
+        self.function = function
+
+    def forward(self, x):
+        return self.function(super().forward(x))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda h: torch.cat([h, h]), "'cat', which works along the batch axis"),
+        (torch.flatten, "'flatten', which works along the batch axis"),
+        (lambda h: h.mean(0), "'mean', which works along the batch axis"),
+        (lambda h: h[::2], r"the operation 'getitem'"),
+        (lambda h: h[::2, :], "along the batch axis"),
+        (lambda h: h.view(-1, 72), "the operation 'view'"),
+        (lambda h: h.clamp(min=0), "the operation 'clamp'"),
+        (lambda h: nn.functional.gelu(h, approximate="tanh"), "the operation 'gelu'"),
+        (lambda h: h.view(h.size(1), -1), "the operation 'size'"),
+        (lambda h: h * h.size(2), "the operation 'size'"),
+        (lambda h: nn.functional.pad(h, (0, -1)), "by less than nothing"),
+        (lambda h: torch.mean(h, (2, 3), dtype=torch.float64), "'mean' with dtype"),
+    ],
+)
+def test_functions_that_have_no_form_are_named(function, message):
+    with pytest.raises(InputError, match=message):
+        freeze(calibrated(_Function(function), (1, 8, 8), "lsq", 4))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_dropout_that_stays_in_evaluation_is_refused(training):
+    class Dropping(nn.Sequential):
+        def forward(self, x):
+            return nn.functional.dropout(super().forward(x), 0.5, training)
+
+    model = calibrated(Dropping(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3)), (1, 8, 8), "lsq", 4)
+    if training:
+        with pytest.raises(InputError, match="drops in evaluation too"):
+            freeze(model)
+    else:
+        x = torch.randn(2, 1, 8, 8)
+        with torch.no_grad():
+            assert np.allclose(run(freeze(model), x), model(x), atol=1e-5)
+
+
+def test_in_place_operations_count_where_their_result_is_dropped():
+    class Dropping(nn.Sequential):
+        def forward(self, x):
+            h = self[0](x)
+            self[1](h)
+            return self[2](h)
+
+    layers = nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3)
+    model = calibrated(Dropping(*layers), (1, 8, 8), "lsq", 4)
+    with pytest.raises(InputError, match="whose input is read again"):
+        freeze(model)

@@ -1,0 +1,147 @@
+import json
+import math
+import struct
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+import stq
+from stq.deploy.integer.freeze import freeze
+from stq.deploy.integer.inference import run
+from stq.deploy.packed.packed_file import load_packed, pack, unpack
+from stq.errors import InputError
+from tests.small_networks import calibrated, small_network
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("stride", [1, 2])
+def test_packing_against_big_integers(bits, stride):
+    rng = np.random.default_rng(bits)
+    index = rng.integers(0, 2**bits, 37)
+    low = -(2**bits) // 2
+    codes = low + stride * index
+    packed = pack(codes, bits, low, stride)
+    expected = sum(int(value) << (bits * place) for place, value in enumerate(index))
+    assert packed.tobytes() == expected.to_bytes(math.ceil(37 * bits / 8), "little")
+    assert np.array_equal(unpack(packed, (37,), bits, low, stride), codes)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_trained_network_loads_back_exactly(trained, digits, bits, tmp_path):
+    model, images = trained(bits), digits[2]
+    path = stq.export(model, images, tmp_path / "model.safetensors", format="packed")
+    network, size = load_packed(path)
+    assert size == (1, 8, 8)
+    original = freeze(model)
+    for node, loaded in zip(original.nodes, network.nodes, strict=True):
+        assert (node.name, node.op, node.inputs, node.attributes) == (
+            *(loaded.name, loaded.op, loaded.inputs, loaded.attributes),
+        )
+        assert all(np.array_equal(array, loaded.arrays[key]) for key, array in node.arrays.items())
+    with torch.no_grad():
+        assert torch.equal(run(network, images).argmax(1), model(images).argmax(1))
+
+
+def test_three_bit_codes_take_three_bits_and_the_file_is_nine_times_smaller(tmp_path):
+    model = timm.create_model("resnet18")
+    calibrated(model, (3, 32, 32), "double_st", 3, first_last_bits=8)
+    path = stq.export(model, torch.zeros(1, 3, 32, 32), tmp_path / "model.safetensors", format="packed")
+    tensors = load_file(path)
+    assert tensors["layer1.0.conv1/weight"].nbytes == 64 * 64 * 9 * 3 // 8
+    assert tensors["conv1/weight"].nbytes == 64 * 3 * 49
+    assert stq.cost(model, (3, 32, 32)).float_size_bytes / path.stat().st_size > 9
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    torch.manual_seed(0)
+    model = calibrated(small_network(), (1, 8, 8), "lsq_plus", 3)
+    return stq.export(model, torch.zeros(1, 1, 8, 8), tmp_path_factory.mktemp("packed") / "m.safetensors", "packed")
+
+
+def rewrite(path, change, target):
+    """The file with its description changed by ``change(header, tensors)``."""
+    with safe_open(str(path), framework="numpy") as file:
+        header = json.loads(file.metadata()["stq"])
+    tensors = load_file(path)
+    change(header, tensors)
+    save_file(tensors, target, metadata={"stq": json.dumps(header)})
+    return target
+
+
+def node(header, op):
+    return next(entry for entry in header["nodes"] if entry[1] == op)
+
+
+def shorten(header, tensors):
+    key = next(key for key in tensors if key.endswith("/weight"))
+    tensors[key] = tensors[key][:-1].copy()
+
+
+CHANGES = {
+    "another version": lambda header, tensors: header.update(version=2),
+    "wrong bit width": lambda header, tensors: node(header, "conv")[3].update(weight_bits=4),
+    "bit width zero": lambda header, tensors: node(header, "conv")[3].update(weight_bits=0),
+    "huge shape": lambda header, tensors: node(header, "conv")[4].update(weight=[2**23, 2**23, 3, 3]),
+    "huge input": lambda header, tensors: header.update(input_size=[1, 2**20, 2**20]),
+    "huge padding": lambda header, tensors: node(header, "conv")[3].update(pads=[4096] * 4),
+    "another input": lambda header, tensors: header.update(input_size=[2, 8, 8]),
+    "missing tensor": lambda header, tensors: tensors.pop("0/bias"),
+    "tensor of nobody": lambda header, tensors: tensors.update(more=np.zeros(3)),
+    "short weights": shorten,
+    "infinite scale": lambda header, tensors: tensors["0/multiplier"].fill(np.inf),
+    "unknown operation": lambda header, tensors: node(header, "relu").__setitem__(1, "eval"),
+    "reads itself": lambda header, tensors: node(header, "relu").__setitem__(2, [node(header, "relu")[0]]),
+    "levels beyond the bits": lambda header, tensors: node(header, "quantize")[3].update(high=255, bits=2),
+    "groups": lambda header, tensors: node(header, "conv")[3].update(groups=5),
+    "padding of two sides": lambda header, tensors: node(header, "max_pool")[3].update(pads=[1, 0]),
+    "uneven padding": lambda header, tensors: node(header, "max_pool")[3].update(pads=[1, 0, 0, 0]),
+    "no strides": lambda header, tensors: node(header, "max_pool")[3].update(strides=[]),
+    "no axes": lambda header, tensors: node(header, "mean")[3].update(axes=[]),
+    "mean of the batch": lambda header, tensors: node(header, "mean")[3].update(axes=[0]),
+    "flat batch": lambda header, tensors: node(header, "flatten")[3].update(start=0),
+    "limits turned round": lambda header, tensors: node(header, "clip")[3].update(low=6.5),
+    "a limit beyond all floats": lambda header, tensors: node(header, "clip")[3].update(high=10**400),
+    "no nodes": lambda header, tensors: header.update(nodes=[]),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_wrong_descriptions_are_refused(packed, tmp_path, name):
+    broken = rewrite(packed, CHANGES[name], tmp_path / "broken.safetensors")
+    with pytest.raises(InputError, match=r"broken\.safetensors is not a packed file of version 1: .{10,}"):
+        load_packed(broken)
+
+
+def test_mutated_files_give_an_input_error_or_a_network(packed, tmp_path):
+    rng, data = np.random.default_rng(0), packed.read_bytes()
+    start = 8 + struct.unpack("<Q", data[:8])[0]  # of the tensors
+    broken, messages = tmp_path / "broken.safetensors", []
+    for trial in range(150):
+        mutated = bytearray(data)
+        if trial % 3 == 0:
+            mutated = mutated[: rng.integers(len(data))]
+        else:
+            for place in rng.integers(0, start if trial % 3 == 1 else len(data), rng.integers(1, 6)):
+                mutated[place] = rng.integers(256)
+        broken.write_bytes(mutated)
+        try:
+            network, _ = load_packed(broken)
+        except InputError as error:
+            messages.append(str(error))
+            continue
+        assert torch.isfinite(run(network, torch.zeros(1, 1, 8, 8))).all()
+    assert len(messages) >= 75
+    assert all("\n" not in message for message in messages)
+
+
+def test_missing_and_foreign_files(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        load_packed(tmp_path / "none.safetensors")
+    save_file({"a": np.zeros(2)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(InputError, match="not a packed file"):
+        load_packed(tmp_path / "foreign.safetensors")
