@@ -1,34 +1,56 @@
 """Keep the results of a sweep beside its experiment: python experiments/record.py RUNS... FOLDER
 
-Copies result.json and config.yaml of every finished run below RUNS to FOLDER, named by the run, without this machine's
-folders, which say nothing to others; stq-report reads them there.
+Adds every finished run below RUNS as a line to FOLDER/results.jsonl (see ``stq.results.runs.recorded``), without this
+machine's folders, which say nothing to others; a run that is there already is replaced. stq-report reads it there.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import yaml
-
+from stq.errors import InputError
 from stq.results.runs.collect import collect
+from stq.results.runs.metrics import read_metrics
+from stq.results.runs.recorded import read_recorded, write_recorded
+from stq.results.runs.run import RECORDED, Run
+
+_SUMMARISED = ("train_loss", "train_top1", "val_loss", "val_top1")
 
 
-def record(runs: Path, folder: Path) -> int:
-    """Copy what is done below ``runs``; returns the number of runs. Raises InputError where nothing is, or in doubt."""
+def record(places: list[Path], folder: Path) -> int:
+    """Record what is done below ``places``; returns the number of runs. Raises InputError where nothing is."""
     folder.mkdir(parents=True, exist_ok=True)
-    done = collect([runs]).done
-    for run in done:
-        config = yaml.safe_load(run.companion("config.yaml").read_text())
-        config.pop("paths")
-        config["data"].pop("path", None)
-        config["data"].get("source", {}).pop("path", None)
-        (folder / f"{run.name}.config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-        result = run.result | {"command": without_folders(run.result["command"])}
-        (folder / f"{run.name}.result.json").write_text(json.dumps(result, indent=2) + "\n")
+    file = folder / RECORDED
+    kept = {line["name"]: line for line in (run.recorded for run in read_recorded(file))} if file.is_file() else {}
+    done = collect(places).done
+    kept |= {run.name: line_of(run) for run in done}
+    write_recorded(file, kept.values())
     return len(done)
+
+
+def line_of(run: Run) -> Mapping[str, Any]:
+    """What is kept of a run."""
+    config = dict(run.config)
+    config.pop("paths", None)
+    config["data"] = {key: value for key, value in config["data"].items() if key != "path"}
+    if isinstance(source := config["data"].get("source"), dict):
+        config["data"]["source"] = {key: value for key, value in source.items() if key != "path"}
+    result = run.result | {"command": without_folders(run.result["command"])}
+    return {"name": run.name, "result": result, "config": config, "metrics": _summary(run)}
+
+
+def _summary(run: Run) -> dict[str, list[float | None]]:
+    """By epoch, to five digits."""
+    epochs = range(run.result["epochs"])
+    found = {name: series for name, series in read_metrics(run, _SUMMARISED).items() if name in _SUMMARISED}
+    return {
+        name: [float(f"{series[epoch]:.5g}") if epoch in series else None for epoch in epochs]
+        for name, series in sorted(found.items())
+    }
 
 
 def without_folders(command: str) -> str:
@@ -38,5 +60,11 @@ def without_folders(command: str) -> str:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        raise SystemExit(__doc__)
     *sources, target = map(Path, sys.argv[1:])
-    print(sum(record(source, target) for source in sources), "runs recorded in", target)
+    try:
+        print(record(sources, target), "runs recorded in", target / RECORDED)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

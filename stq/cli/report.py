@@ -14,8 +14,9 @@ from .argument_parser import Parser
 _DESCRIPTION = """\
 Tables of finished runs: methods by bit widths, mean ± sample standard deviation over seeds, difference to the float
 baseline, paired comparison over seeds, published numbers beside ours. Folders are searched for result.json (and
-*.result.json); runs of different data sets, networks or first/last policies get tables of their own, and settings that
-differ are named. Failed runs are listed apart. Exit status: 0, or 2 where no right table can be made."""
+*.result.json), and for the recorded tables of experiments, results.jsonl; runs of different data sets, networks or
+first/last policies get tables of their own, and settings that differ are named. Failed runs are listed apart. Exit
+status: 0, or 2 where no right table can be made."""
 
 _EXAMPLES = """\
 examples:
@@ -97,6 +98,8 @@ def _report(options: argparse.Namespace) -> None:
                 print(log_report(options.wandb, folder, sheets), file=sys.stderr)
     sys.stdout.write(render(options.format, sheets, found.failed))
     sys.stdout.flush()
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
     if found.failed:
         print(f"warning: {len(found.failed)} failed runs are in no table", file=sys.stderr)
     if found.unfinished:

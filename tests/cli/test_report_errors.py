@@ -41,7 +41,7 @@ def foreign(folder):
 
 def twice(folder):
     make_run(folder / "a", config_hash="same")
-    make_run(folder / "copy", config_hash="same")
+    make_run(folder / "again", config_hash="same", test_top1=51.0)
 
 
 def without_settings(folder):
@@ -65,7 +65,7 @@ CASES = {
     other_schema: "has schema version 2, this stq reads version 1",
     other_json: "holds a JSON list, not an object",
     foreign: "it has no schema version",
-    twice: "the same run is there twice",
+    twice: "two runs of the same configuration and seed differ",
     without_settings: "no config.yaml beside them says which",
     all_failed: "runs failed, a with: out of memory",
     broken_config: "config.yaml is not readable as YAML",
@@ -93,6 +93,17 @@ def test_one_sentence_and_no_table(tmp_path, capsys, make, sentence):
     assert err.startswith("error: ")
     assert sentence in err
     assert err.count("\n") == 1
+
+
+def test_a_run_found_twice_is_used_once_and_told(tmp_path, capsys):
+    make_run(tmp_path / "a", config_hash="same")
+    report.main([str(tmp_path)])
+    alone, _ = capsys.readouterr()
+    make_run(tmp_path / "copy", config_hash="same")
+    report.main([str(tmp_path)])
+    both, err = capsys.readouterr()
+    assert both == alone
+    assert err.count("is used once") == 1
 
 
 def test_unknown_row_is_answered_with_the_nearest(tmp_path, capsys):

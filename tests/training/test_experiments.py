@@ -16,7 +16,8 @@ from stq.training import train
 from tests.composed import compose_config
 
 EXPERIMENTS = sorted(path.stem for path in (Path(config_folder()) / "experiment").glob("*.yaml"))
-FOLDERS = {path.parent.name for path in (Path(config_folder()).parent / "experiments").glob("*/README.md")}
+PAGES = Path(config_folder()).parent / "experiments"
+TOLD = {page.parent.name for page in PAGES.glob("*/README.md")} | {page.stem for page in PAGES.glob("recipes/*.md")}
 
 
 def jobs(experiment: str) -> list[list[str]]:
@@ -40,8 +41,8 @@ def test_the_first_and_the_last_job_compose_and_differ(experiment):
     assert len(hashes) == min(2, len(grid))
 
 
-def test_every_experiment_has_a_folder_that_tells_of_it():
-    assert set(EXPERIMENTS) == FOLDERS
+def test_every_experiment_has_a_page():
+    assert set(EXPERIMENTS) == TOLD
 
 
 @pytest.fixture(scope="module")

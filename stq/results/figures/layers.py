@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from ..runs.collect import Run
 from ..runs.metrics import by_layer, read_codes, read_metrics
+from ..runs.run import Run
 from ..tables.groups import Bits, Group, Row
 from .figure_style import Panels, Picture, style
 

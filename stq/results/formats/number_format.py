@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..runs.collect import Run
+from ..runs.run import Run
 from ..tables.costs import CostLine
 from ..tables.groups import Bits
 from ..tables.report_table import Comparison, Entry, Sheet

@@ -27,7 +27,7 @@ def make_page(
     """The page as text. Everything that comes from files is escaped; nothing in it is loaded from elsewhere."""
     runs = [(run, group) for group in groups for run in group.runs]
     # float runs stand in every group of their network: the list of runs has them once
-    runs = list({run.path: (run, group) for run, group in reversed(runs)}.values())[::-1]
+    runs = list({run.place: (run, group) for run, group in reversed(runs)}.values())[::-1]
     shown = [*runs, *((run, None) for run in found.failed)]
     parts = {
         "style": (_HERE / "page.css").read_text(),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from ..formats.number_format import DASH, bits_name, signed
-from ..runs.collect import Run
+from ..runs.run import Run
 from ..tables.groups import Group, own_float
 
 # heading, and whether it holds numbers
@@ -55,10 +55,8 @@ def run_data(runs: Iterable[Run]) -> str:
     """What is behind each row, as JSON that cannot end the script element it stands in."""
     data = []
     for run in runs:
-        facts = {"result file": str(run.path)} | {key: run.result[key] for key in _BEHIND}
-        path = run.companion("config.yaml")
-        config = path.read_text(errors="replace") if path.is_file() else None
-        data.append({"facts": {key: _plain(value) for key, value in facts.items()}, "config": config})
+        facts = {"result file": run.place} | {key: run.result[key] for key in _BEHIND}
+        data.append({"facts": {key: _plain(value) for key, value in facts.items()}, "config": run.config_text})
     return json.dumps(data).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

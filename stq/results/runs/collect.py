@@ -6,72 +6,40 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from ...errors import InputError
+from .recorded import read_recorded
 from .result_file import FILE_NAME, OPTIONAL_KEYS, read_result
-from .settings import read_settings
-
-
-@dataclass(frozen=True)
-class Run:
-    """One result file, with the files that its run wrote beside it."""
-
-    path: Path
-    result: dict[str, Any]
-
-    def companion(self, name: str) -> Path:
-        """``config.yaml`` and so on of this run; beside ``x.result.json`` that is ``x.config.yaml``."""
-        return self.path.with_name(self.path.name.removesuffix(FILE_NAME) + name)
-
-    @property
-    def name(self) -> str:
-        """The run folder's name, or the file's where many results lie in one folder."""
-        return self.path.name.removesuffix(f".{FILE_NAME}") if self.path.name != FILE_NAME else self.path.parent.name
-
-    @property
-    def bits(self) -> tuple[int, int]:
-        """Bit widths of weights and activations."""
-        return self.result["weight_bits"], self.result["activation_bits"]
-
-    @property
-    def accuracy(self) -> float:
-        """Test top-1 in percent."""
-        return self.result["test_top1"]
-
-    @cached_property
-    def settings(self) -> dict[str, Any]:
-        """What decides the result apart from seed and bits, by dotted key; only the epochs without a config.yaml.
-
-        Raises InputError if config.yaml is there and broken.
-        """
-        return {"epochs": self.result["epochs"]} | read_settings(self.companion("config.yaml"))
+from .run import RECORDED, Run
 
 
 @dataclass
 class Collection:
-    """The runs found: done, failed (with a reason in their result), and folders of runs without a result yet."""
+    """The runs found: done, failed (with a reason in their result), folders of runs without a result yet, and what a
+    reader should know of them."""
 
     done: list[Run] = field(default_factory=list)
     failed: list[Run] = field(default_factory=list)
     unfinished: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def collect(places: Iterable[Path]) -> Collection:
     """Read every ``result.json`` and ``*.result.json`` at or below the given files and folders, but no hidden folders.
 
-    Raises InputError for a place that is missing or holds no finished run, a result that is broken, foreign or of
-    another schema, and for the same run found twice.
+    A folder with a ``results.jsonl`` is a recorded table: that file is read, and what lies below it are other tables.
+    A run that is there twice is used once, and a note says so. Raises InputError for a place that is missing or holds
+    no finished run, a result that is broken, foreign or of another schema, and where two runs of the same configuration
+    and seed differ.
     """
     places = list(places)
     found = Collection()
     for path in _files(places, found.unfinished):
-        run = Run(path, read_result(path))
-        _check(run)
-        (found.done if run.result["status"] == "done" else found.failed).append(run)
-    _refuse_twice(found.done)
+        for run in read_recorded(path) if path.suffix == ".jsonl" else (Run(path, read_result(path)),):
+            _check(run)
+            (found.done if run.result["status"] == "done" else found.failed).append(run)
+    found.done = _once(found.done, found.notes)
     if not found.done:
         raise InputError(_nothing(places, found))
     return found
@@ -82,11 +50,15 @@ def _files(places: Iterable[Path], unfinished: list[Path]) -> list[Path]:
     for place in places:
         if place.is_file():
             files.setdefault(place.resolve(), place)
-        elif not place.is_dir():
+            continue
+        if not place.is_dir():
             raise InputError(f"{place} does not exist: give run folders, or folders that hold them")
         for folder, below, names in os.walk(place, onerror=_unreadable):
             below[:] = [name for name in below if not name.startswith(".")]  # .hydra, a trash folder, a sync tool's
-            here = [name for name in names if name == FILE_NAME or name.endswith(f".{FILE_NAME}")]
+            if RECORDED in names:
+                below.clear()
+                names = [RECORDED]
+            here = [name for name in names if name in (FILE_NAME, RECORDED) or name.endswith(f".{FILE_NAME}")]
             for name in here:
                 path = Path(folder, name)
                 files.setdefault(path.resolve(), path)
@@ -103,39 +75,43 @@ def _check(run: Run) -> None:
     """The keys that the tables use have the right kind of value. Raises InputError naming file and key."""
     result, done = run.result, run.result["status"] == "done"
     if result["status"] not in ("done", "failed"):
-        raise InputError(f"{run.path}: 'status' is {result['status']!r}, neither 'done' nor 'failed'")
+        raise InputError(f"{run.place}: 'status' is {result['status']!r}, neither 'done' nor 'failed'")
     for key in ("method", "data", "model", "config_hash"):
         if not isinstance(result[key], str):
-            raise InputError(f"{run.path}: '{key}' is {result[key]!r}, not a name")
+            raise InputError(f"{run.place}: '{key}' is {result[key]!r}, not a name")
     for key in ("weight_bits", "activation_bits", "first_last_bits", "seed", *(["epochs"] if done else [])):
         if key == "first_last_bits" and result[key] is None:
             continue
         if not isinstance(result[key], int) or isinstance(result[key], bool):
-            raise InputError(f"{run.path}: '{key}' is {result[key]!r}, not an integer")
+            raise InputError(f"{run.place}: '{key}' is {result[key]!r}, not an integer")
     if not isinstance(result["git_commit"], str | None):
-        raise InputError(f"{run.path}: 'git_commit' is {result['git_commit']!r}, not a commit")
+        raise InputError(f"{run.place}: 'git_commit' is {result['git_commit']!r}, not a commit")
     for key in ("test_top1", "val_top1", "float_test_top1"):
         value = result[key]
         if value is None and (key != "test_top1" or not done):
             continue
         if not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 100:
-            raise InputError(f"{run.path}: '{key}' is {value!r}, not a percentage")
+            raise InputError(f"{run.place}: '{key}' is {value!r}, not a percentage")
     for key in ("parameters", "size_bytes", "float_size_bytes", "wall_seconds", *OPTIONAL_KEYS):
         value = result.get(key)
         if value is not None and (not isinstance(value, int | float) or not value >= 0):
-            raise InputError(f"{run.path}: '{key}' is {value!r}, not a positive number")
+            raise InputError(f"{run.place}: '{key}' is {value!r}, not a positive number")
 
 
-def _refuse_twice(runs: list[Run]) -> None:
+def _once(runs: list[Run], notes: list[str]) -> list[Run]:
     seen: dict[tuple[str, int], Run] = {}
     for run in runs:
         key = run.result["config_hash"], run.result["seed"]
-        if key in seen:
+        first = seen.setdefault(key, run)
+        if first is run:
+            continue
+        if first.result["started"] != run.result["started"] or first.accuracy != run.accuracy:
             raise InputError(
-                f"the same run is there twice, in {seen[key].path} and {run.path} (configuration {key[0]}, seed "
-                f"{key[1]}): leave one out"
+                f"two runs of the same configuration and seed differ, {first.place} and {run.place} (configuration "
+                f"{key[0]}, seed {key[1]}): leave one out"
             )
-        seen[key] = run
+        notes.append(f"{first.place} and {run.place} are the same run: it is used once")
+    return list(seen.values())
 
 
 def _nothing(places: list[Path], found: Collection) -> str:

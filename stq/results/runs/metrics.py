@@ -9,7 +9,7 @@ from collections import defaultdict
 from typing import Any
 
 from ...errors import InputError
-from .collect import Run
+from .run import Run
 
 Series = dict[int, float]  # by epoch
 
@@ -17,9 +17,13 @@ Series = dict[int, float]  # by epoch
 def read_metrics(run: Run, wanted: tuple[str, ...]) -> dict[str, Series]:
     """The last finite value of each epoch of the columns that are called or begin with one of ``wanted``.
 
-    Nothing where there is no metrics.csv. Raises InputError where it is cut off or not a table by epoch. The last
-    lines, which evaluate the selected checkpoint after training, are not of an epoch and left out.
+    Of a recorded run, what its summary holds; nothing where there is no metrics.csv. Raises InputError where that is
+    cut off or not a table by epoch. Its last lines, which evaluate the selected checkpoint after training, are not of
+    an epoch and left out.
     """
+    if run.recorded is not None:
+        kept = {name: values for name, values in run.recorded["metrics"].items() if name.startswith(wanted)}
+        return {name: {i: v for i, v in enumerate(values) if v is not None} for name, values in kept.items()}
     path = run.companion("metrics.csv")
     series: dict[str, Series] = defaultdict(dict)
     try:
@@ -57,6 +61,8 @@ def read_codes(run: Run) -> dict[str, dict[str, Any]]:
     Raises InputError where it is broken: not JSON, or a layer without as many shares as codes.
     """
     path = run.companion("codes.json")
+    if path is None:
+        return {}
     try:
         layers = json.loads(path.read_text())
         for layer, facts in layers.items():

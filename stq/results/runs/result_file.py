@@ -79,17 +79,22 @@ def read_result(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} does not exist: the run has not finished, or this is not a run folder") from None
     except (ValueError, OSError) as error:
         raise InputError(f"{path} is not readable as JSON ({error}): was the writer interrupted?") from None
+    return check_result(result, str(path))
+
+
+def check_result(result: Any, place: str) -> dict[str, Any]:
+    """``result`` itself, if it is of this schema. Raises InputError, naming the place, where it is not."""
     if not isinstance(result, dict):
-        raise InputError(f"{path} is not the result of a run: it holds a JSON {_KINDS[type(result)]}, not an object")
+        raise InputError(f"{place} is not the result of a run: it holds a JSON {_KINDS[type(result)]}, not an object")
     if "schema_version" not in result:
-        raise InputError(f"{path} is not the result of a run: it has no schema version")
+        raise InputError(f"{place} is not the result of a run: it has no schema version")
     if result["schema_version"] != SCHEMA_VERSION:
         raise InputError(
-            f"{path} has schema version {result['schema_version']}, this stq reads version {SCHEMA_VERSION}"
+            f"{place} has schema version {result['schema_version']}, this stq reads version {SCHEMA_VERSION}"
         )
     missing = [key for key in KEYS if key not in result]
     if missing:
-        raise InputError(f"{path} lacks the key '{missing[0]}' of schema version {SCHEMA_VERSION}")
+        raise InputError(f"{place} lacks the key '{missing[0]}' of schema version {SCHEMA_VERSION}")
     return result
 
 

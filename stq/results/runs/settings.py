@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-from ...errors import InputError
 from .config_hash import deciding
 
 # told by the table itself, or by the result
@@ -14,29 +12,12 @@ _ELSEWHERE = {"weight_bits", "activation_bits", "first_last_bits", "seed", "mode
 _ELSEWHERE |= {"quantizer.method", "trainer.max_epochs"}
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """What decides the result in a config.yaml, by dotted key; nothing where the file is missing.
+def deciding_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the result in a configuration, by dotted key; nothing where there is none.
 
-    Raises InputError if it is not readable as YAML.
+    Raises AttributeError where a group of settings is something else.
     """
-    import yaml
-
-    try:
-        text = path.read_text()
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not readable ({error})") from None
-    try:
-        config = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not readable as YAML ({str(error).splitlines()[0]})") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{path} is not a configuration: it holds no keys")
-    try:
-        flat = _flatten(deciding(config))
-    except AttributeError:  # a name or number where a run has a group of settings
-        raise InputError(f"{path} is not the configuration of a run of stq") from None
+    flat = _flatten(deciding(config)) if config else {}
     return {key: value for key, value in flat.items() if key not in _ELSEWHERE}
 
 

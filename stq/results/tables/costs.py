@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..runs.collect import Run
+from ..runs.run import Run
 from .groups import Bits, Group
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ...errors import InputError
-from ..runs.collect import Run
+from ..runs.run import Run
 from ..runs.settings import brief, differing, in_order, short_names, shown
 from .significance import mean_and_spread
 
@@ -168,8 +168,8 @@ def _cell(label: str, bits: Bits, runs: list[Run]) -> Cell:
         seed = run.result["seed"]
         if seed in by_seed:
             raise InputError(
-                f"{by_seed[seed].path} and {run.path} are both {label} at {bits[0]}/{bits[1]} bits, seed {seed}, with "
-                f"different settings, but no config.yaml beside them says which: report them apart"
+                f"{by_seed[seed].place} and {run.place} are both {label} at {bits[0]}/{bits[1]} bits, seed {seed}, "
+                f"with different settings, but no config.yaml beside them says which: report them apart"
             )
         by_seed[seed] = run
     return Cell(by_seed)

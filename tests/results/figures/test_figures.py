@@ -9,8 +9,9 @@ from stq.cli import report
 from stq.errors import InputError
 from stq.results.figures.accuracy import accuracy_pictures
 from stq.results.figures.layers import layer_pictures
-from stq.results.runs.collect import Run, collect
+from stq.results.runs.collect import collect
 from stq.results.runs.metrics import read_codes, read_metrics
+from stq.results.runs.run import Run
 from stq.results.tables.groups import make_groups
 from tests.made_up_runs import make_run
 
