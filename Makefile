@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-all lint format clean
+.PHONY: help install dev demo test test-all lint format docs clean
 
 help: ## list what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,13 +33,18 @@ test: $(VENV)/.dev ## run the tests
 test-all: $(VENV)/.dev ## run the tests, the slow ones too
 	$(BIN)/python -m pytest -m ''
 
-lint: $(VENV)/.dev ## check style
+lint: $(VENV)/.dev ## check style, and that imports point downwards
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 
 format: $(VENV)/.dev ## put style right
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.dev ## build the documentation into build/site, links checked; run its notebooks
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 docs/notebooks
+
 clean: ## remove the environment and caches, not the runs
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache build

@@ -10,12 +10,12 @@ from .surgery import quantizers
 
 
 def parameter_groups(
-    model: nn.Module, lr: float, weight_decay: float, quantizer_lr_factor: float
+    model: nn.Module, lr: float, weight_decay: float = 0.0, quantizer_lr_factor: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Groups for an optimizer: weights decay; biases, norms and steps do not; each quantizer decays as it declares.
+    """Groups for a torch optimizer, made after ``stq.quantize`` so that the quantizers' own parameters are among them.
 
-    Parameters of quantizers (steps, clips, attention) learn with ``lr * quantizer_lr_factor``, times what their
-    quantizer asks for.
+    Weights decay by ``weight_decay``; biases, norms and steps do not; each quantizer decays as it declares. What
+    quantizers learn (steps, clips, attention) has the rate ``lr * quantizer_lr_factor``, times what each asks for.
     """
     owned: dict[int, tuple[float, float]] = {}
     for quantizer in quantizers(model):
