@@ -23,10 +23,10 @@ _SUMMARISED = ("train_loss", "train_top1", "val_loss", "val_top1")
 
 def record(places: list[Path], folder: Path) -> int:
     """Record what is done below ``places``; returns the number of runs. Raises InputError where nothing is."""
+    done = collect(places).done
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / RECORDED
     kept = {line["name"]: line for line in (run.recorded for run in read_recorded(file))} if file.is_file() else {}
-    done = collect(places).done
     kept |= {run.name: line_of(run) for run in done}
     write_recorded(file, kept.values())
     return len(done)
@@ -40,6 +40,8 @@ def line_of(run: Run) -> Mapping[str, Any]:
     if isinstance(source := config["data"].get("source"), dict):
         config["data"]["source"] = {key: value for key, value in source.items() if key != "path"}
     result = run.result | {"command": without_folders(run.result["command"])}
+    for key in ("config", "checksum"):  # the line has the configuration already
+        result.pop(key, None)
     return {"name": run.name, "result": result, "config": config, "metrics": _summary(run)}
 
 
@@ -61,7 +63,8 @@ def without_folders(command: str) -> str:
 
 if __name__ == "__main__":
     if len(sys.argv) < 3:
-        raise SystemExit(__doc__)
+        print(__doc__, file=sys.stderr)
+        raise SystemExit(2)
     *sources, target = map(Path, sys.argv[1:])
     try:
         print(record(sources, target), "runs recorded in", target / RECORDED)

@@ -12,6 +12,10 @@ class TrainingFailed(RuntimeError):
     """A run could not go on (its loss diverged, ...); the message says why. Recorded in result.json."""
 
 
+class StorageFailed(TrainingFailed):
+    """The disk did not take what was to be written; what was there before is intact. The message says what to do."""
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """``" (did you mean 'x'?)"`` for the valid name nearest to ``name``, or nothing where none is near."""
     near = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.5)

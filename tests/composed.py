@@ -16,6 +16,14 @@ QUICK = [
 ]
 
 
+def float_run_of(cfg: DictConfig) -> Path:
+    """The folder of the float run that a configuration implies."""
+    from stq.training.build import build_data
+    from stq.training.initial_weights import float_config, float_folder
+
+    return float_folder(float_config(cfg), build_data(cfg))
+
+
 def compose_config(runs: Path, *overrides: str, folder: str = "run", quick: bool = True) -> DictConfig:
     """The composed training configuration with its run folder ``runs/folder``."""
     if quick:

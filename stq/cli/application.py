@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import update_wrapper
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -16,19 +17,28 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import InputError, TrainingFailed, nearest
 from ..results.runs.config_hash import config_hash
+from ..results.runs.legacy_hash import legacy_hash
 from ..sweeps.job import run_in_sweep
 from ..sweeps.progress import go_on_without_a_worker, summarize_sweep
 from .config_folder import config_folder
 from .explain import explain
 
 _RESOLVERS = {
-    "config_hash": lambda *, _root_: config_hash(_root_)[:8],  # names a sweep's run folders by their content
+    "config_hash": lambda *, _root_: _short_hash(_root_),  # names a sweep's run folders by their content
+    "run_folder": lambda run, new: new if run in (None, "None", "null") else run,
     "cores": lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     "threads_each": lambda jobs: max(1, _RESOLVERS["cores"]() // max(1, int(jobs))),
     "minutes": lambda hours: round(60 * float(hours)),
 }
 for _name, _resolver in _RESOLVERS.items():
     OmegaConf.register_new_resolver(_name, _resolver, replace=True)
+
+
+def _short_hash(root: DictConfig) -> str:
+    """Eight digits; those that an older stq gave where a folder of this sweep has them in its name."""
+    older = legacy_hash(root)[:8]
+    folder = Path(str(OmegaConf.select(root, "paths.runs")), str(OmegaConf.select(root, "sweep_name")))
+    return older if any(folder.glob(f"*_{older}")) else config_hash(root)[:8]
 
 
 _MULTIRUN = ("-m", "--multirun")
@@ -77,10 +87,9 @@ def application(task: Callable[[DictConfig], object], config_name: str, sweeps: 
                 raise job.mistakes[0]
             if failed := summarize_sweep():
                 raise SystemExit(min(failed, 1))
-        except KeyboardInterrupt:
-            print(
-                "interrupted: the same command with the same folder goes on from the last checkpoint", file=sys.stderr
-            )
+        except KeyboardInterrupt as interruption:
+            told = str(interruption) or "interrupted: the same command goes on from the last checkpoints"
+            print(told, file=sys.stderr)
             raise SystemExit(130) from None
         except Exception as error:
             message = explain(error, config_name)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from .application import application
-from .setting_types import RUN, check_kinds
+from .setting_types import RUN, check_types, trusted
 
 
 def _evaluate(cfg: DictConfig) -> None:
-    check_kinds(cfg, RUN)
+    check_types(cfg, RUN)
     from .evaluate_run import evaluate_run
 
-    evaluate_run(cfg.run)
+    evaluate_run(cfg.run, trusted(cfg))
 
 
 main = application(_evaluate, "evaluate", sweeps=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -14,13 +15,14 @@ from ..training.run_folder import load_run
 from ..training.silence_lightning import quieten
 
 
-def evaluate_run(run: str | Path) -> dict[str, float]:
+def evaluate_run(run: str | Path, trust: Sequence[str] = ()) -> dict[str, float]:
     """Validation and test top-1 (percent) of a run's selected checkpoint, printed beside its result.json.
 
-    Raises InputError if the folder is no finished run, or if what is found is not what was recorded.
+    trust: as ``load_run`` takes it. Raises InputError if the folder is no finished run, or if what is found is not what
+    was recorded.
     """
     quieten()
-    model, data, cfg = load_run(run)
+    model, data, cfg = load_run(run, trust)
     recorded = read_result(Path(run))
     module = Classifier(model, data.num_classes, plain(cfg.optimizer), plain(cfg.scheduler), plain(cfg.loss))
     trainer = pl.Trainer(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from .application import application
-from .setting_types import RUN, check_kinds
+from .setting_types import RUN, check_types, trusted
 
 
 def _export(cfg: DictConfig) -> None:
-    check_kinds(cfg, RUN)
+    check_types(cfg, RUN)
     from .export_run import export_run
 
-    export_run(cfg.run, cfg.format, cfg.output, cfg.benchmark)
+    export_run(cfg.run, cfg.format, cfg.output, cfg.benchmark, trusted(cfg))
 
 
 main = application(_export, "export", sweeps=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +21,21 @@ from ..training import load_run
 from ..training.silence_lightning import quieten
 
 
-def export_run(run: str | Path, format: str, output: str | Path | None = None, latency: bool = False) -> Path:
+def export_run(
+    run: str | Path, format: str, output: str | Path | None = None, latency: bool = False, trust: Sequence[str] = ()
+) -> Path:
     """Export a run folder's selected checkpoint, compare it with the model on the test set, and print what was found.
 
     output: the file; by default ``export/model`` with the format's ending, in the run folder. latency: also time the
-    ONNX file beside the float network. Raises InputError for a folder that is no run, or what cannot be exported.
+    ONNX file beside the float network. trust: as ``load_run`` takes it. Raises InputError for a folder that is no run,
+    or what cannot be exported.
     """
     if format not in SUFFIXES:
         raise InputError(f"format={format} is unknown: there are {', '.join(SUFFIXES)}")
     if latency and format != "onnx":
         raise InputError(f"benchmark=true times format=onnx in ONNX Runtime; format={format} has no such timing")
     quieten()
-    model, data, _ = load_run(run)
+    model, data, _ = load_run(run, trust)
     if not any(True for _ in quantized_layers(model)):
         raise InputError(f"run={run} is a float run: there are no integers to export")
     model = model.cpu().eval()

@@ -96,12 +96,12 @@ def _report(options: argparse.Namespace) -> None:
                 from ..results.wandb.report_upload import log_report
 
                 print(log_report(options.wandb, folder, sheets), file=sys.stderr)
-    sys.stdout.write(render(options.format, sheets, found.failed))
+    sys.stdout.write(render(options.format, sheets, found.apart))
     sys.stdout.flush()
     for note in found.notes:
         print(f"note: {note}", file=sys.stderr)
-    if found.failed:
-        print(f"warning: {len(found.failed)} failed runs are in no table", file=sys.stderr)
+    for heading, runs in found.apart:
+        print(f"warning: {len(runs)} {heading[0].lower()}{heading[1:]}", file=sys.stderr)
     if found.unfinished:
         print(
             f"warning: {len(found.unfinished)} runs without a result yet, such as {found.unfinished[0]}",

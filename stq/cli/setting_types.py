@@ -1,4 +1,4 @@
-"""The kind and range of every setting that has one: a wrong value is told at once, before the slow imports.
+"""The type and range of every setting that has one: a wrong value is told at once, before the slow imports.
 
 What a quantizer, timm or Lightning takes as its own argument is theirs to judge, and is not listed here.
 """
@@ -16,53 +16,62 @@ from ..errors import InputError
 
 
 @dataclass(frozen=True)
-class Kind:
+class SettingType:
     """``name`` completes the sentence "KEY=VALUE is not ..."."""
 
     name: str
     accepts: Callable[[Any], bool]
 
 
-def _whole(least: int, most: float = math.inf) -> Kind:
+def _whole(least: int, most: float = math.inf) -> SettingType:
     limits = f"from {least} to {most:.0f}" if most < math.inf else f"from {least} up"
-    return Kind(f"a whole number {limits}", lambda value: type(value) is int and least <= value <= most)
+    return SettingType(f"a whole number {limits}", lambda value: type(value) is int and least <= value <= most)
 
 
-def _real(least: float = 0.0, most: float = math.inf) -> Kind:
+def _real(least: float = 0.0, most: float = math.inf) -> SettingType:
     limits = f"from {least:g} to {most:g}" if most < math.inf else f"from {least:g} up"
-    return Kind(f"a number {limits}", lambda value: _is_number(value) and least <= value <= most)
+    return SettingType(f"a number {limits}", lambda value: _is_number(value) and least <= value <= most)
 
 
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def _or_null(kind: Kind) -> Kind:
-    return Kind(f"{kind.name}, or null", lambda value: value is None or kind.accepts(value))
+def _or_null(kind: SettingType) -> SettingType:
+    return SettingType(f"{kind.name}, or null", lambda value: value is None or kind.accepts(value))
 
 
-_FLAG = Kind("true or false", lambda value: type(value) is bool)
-_NAME = Kind("a name", lambda value: isinstance(value, str) and value != "")
-_PATH = Kind("a path", lambda value: isinstance(value, str) and value != "")
-_POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and value > 0)
-_LIST = Kind("a list such as [a,b]", lambda value: isinstance(value, list))
-_OVERRIDES = Kind(
+_FLAG = SettingType("true or false", lambda value: type(value) is bool)
+_NAME = SettingType("a name", lambda value: isinstance(value, str) and value != "")
+_PATH = SettingType("a path", lambda value: isinstance(value, str) and value != "")
+_POSITIVE = SettingType("a number above 0", lambda value: _is_number(value) and value > 0)
+_PATHS = SettingType(
+    "a name such as my_package.MyData, or a list of names",
+    lambda value: isinstance(value, str) or (isinstance(value, list) and all(isinstance(each, str) for each in value)),
+)
+_EPOCHS = SettingType(
+    "a whole number from 0 up (0: calibrate and evaluate only), or -1 with +trainer.max_steps",
+    lambda value: type(value) is int and value >= -1,
+)
+_LIST = SettingType("a list such as [a,b]", lambda value: isinstance(value, list))
+_OVERRIDES = SettingType(
     "overrides by path pattern such as {layer3.*:{weight_bits:4}}",
     lambda value: isinstance(value, dict) and all(isinstance(each, dict) for each in value.values()),
 )
-_STAGES = Kind(
-    "null or bits by part of training such as {0.0:8,0.5:3}",
+_STAGES = SettingType(
+    "null or bits by stage such as 8-4-3, or 8-4@0.3-3@0.6",
     lambda value: (
         value is None
+        or isinstance(value, str)
         or (isinstance(value, dict) and all(_is_number(part) and type(bits) is int for part, bits in value.items()))
     ),
 )
-_SETTINGS = Kind("settings by name such as {t_max:0.5}", lambda value: isinstance(value, dict))
-_BITS = Kind(
+_SETTINGS = SettingType("settings by name such as {t_max:0.5}", lambda value: isinstance(value, dict))
+_BITS = SettingType(
     "a bit width: use 1 to 8, or 32 for float", lambda value: type(value) is int and value in (*range(1, 9), 32)
 )
 
-TRAIN: Mapping[str, Kind] = {
+TRAIN: Mapping[str, SettingType] = {
     "weight_bits": _BITS,
     "activation_bits": _BITS,
     "first_last_bits": _or_null(_BITS),
@@ -71,6 +80,8 @@ TRAIN: Mapping[str, Kind] = {
     "sweep_name": _NAME,
     "threads": _or_null(_whole(1)),
     "compile": _FLAG,
+    "run": _or_null(_PATH),
+    "trust": _PATHS,
     "model.name": _NAME,
     "model.width": _whole(1),
     "quantizer.settings": _or_null(_SETTINGS),
@@ -100,7 +111,7 @@ TRAIN: Mapping[str, Kind] = {
     "loss.cutmix": _real(),
     "loss.distillation_weight": _real(0, 1),
     "loss.distillation_temperature": _POSITIVE,
-    "trainer.max_epochs": _whole(1),
+    "trainer.max_epochs": _EPOCHS,
     "trainer.accumulate_grad_batches": _whole(1),
     "trainer.gradient_clip_val": _or_null(_real()),
     "trainer.limit_train_batches": _or_null(_POSITIVE),
@@ -112,10 +123,16 @@ TRAIN: Mapping[str, Kind] = {
     "paths.float_dir": _PATH,
     "paths.data": _PATH,
 }
-RUN: Mapping[str, Kind] = {"run": _PATH, "format": _NAME, "output": _or_null(_PATH), "benchmark": _FLAG}
+RUN: Mapping[str, SettingType] = {
+    "run": _PATH,
+    "trust": _PATHS,
+    "format": _NAME,
+    "output": _or_null(_PATH),
+    "benchmark": _FLAG,
+}
 
 
-def check_kinds(cfg: DictConfig, kinds: Mapping[str, Kind]) -> None:
+def check_types(cfg: DictConfig, kinds: Mapping[str, SettingType]) -> None:
     """Raise InputError for the first setting of ``cfg`` whose value is not of its kind; those it lacks are left out.
 
     What the float baseline overrides (``init.float``) is held to the same.
@@ -131,3 +148,9 @@ def check_kinds(cfg: DictConfig, kinds: Mapping[str, Kind]) -> None:
             if not kind.accepts(value):
                 shown = "null" if value is None else str(value).lower() if type(value) is bool else value
                 raise InputError(f"{prefix}{key}={shown} is not {kind.name}")
+
+
+def trusted(cfg: DictConfig) -> list[str]:
+    """``trust`` as a list: one name may stand without brackets."""
+    given = OmegaConf.to_container(cfg).get("trust") or []
+    return [given] if isinstance(given, str) else given

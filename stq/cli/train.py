@@ -1,29 +1,38 @@
-"""``stq-train``: train one low-bit network, or a sweep of them with ``-m``."""
+"""``stq-train``: train one low-bit network, or a sweep of them with ``-m``; go on with one by ``run=FOLDER``."""
 
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ..results.runs.config_hash import config_hash
-from ..results.runs.result_file import finished_result
+from ..data.fingerprint import remembered
+from ..errors import InputError
+from ..results.runs.identity import finished_result, identify
+from ..storage.content_hash import HashCache
 from .application import application
-from .setting_types import TRAIN, check_kinds
+from .setting_types import TRAIN, check_types, trusted
+
+# what may be given beside run=FOLDER: it says where and how, not what
+_BESIDE_RUN = ("run", "trust", "threads", "trainer.accelerator", "trainer.enable_progress_bar")
 
 
 def _train(cfg: DictConfig) -> float:
-    check_kinds(cfg, TRAIN)
+    if cfg.run is not None:
+        cfg = _resumed(cfg)
+    check_types(cfg, TRAIN)
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     if sweep:
         cfg.trainer.enable_progress_bar = False  # a sweep has one line a job
         logging.getLogger("stq").setLevel(logging.WARNING)
-        done = finished_result(Path(cfg.paths.output_dir), config_hash(cfg))
+        done = _finished(cfg)
         if done is not None:  # found before the slow imports, so that a finished sweep takes seconds
-            return done["val_top1"]
+            return _score(done)
     import torch
 
     from ..training import train
@@ -34,7 +43,41 @@ def _train(cfg: DictConfig) -> float:
     result = train(cfg)
     if not sweep:
         print_summary(result, cfg.paths.output_dir)
-    return result["val_top1"]
+    return _score(result)
+
+
+def _score(result: dict[str, Any]) -> float:
+    return math.nan if result["val_top1"] is None else result["val_top1"]
+
+
+def _finished(cfg: DictConfig) -> dict[str, Any] | None:
+    """The result of a run that is done and whose data are known to be those of before, else None."""
+    folder = Path(cfg.paths.output_dir)
+    if not (folder / "result.json").is_file():
+        return None
+    config = OmegaConf.to_container(cfg, resolve=True)
+    cache = HashCache(Path(cfg.paths.float_dir) / "fingerprints.json")
+    fingerprint = remembered(config["data"], cache)
+    return None if fingerprint is None else finished_result(folder, identify(config, fingerprint, cache), config)
+
+
+def _resumed(cfg: DictConfig) -> DictConfig:
+    """The configuration of the run folder that ``run`` names. Raises InputError for settings given beside it."""
+    given = [override.split("=")[0].lstrip("+~") for override in HydraConfig.get().overrides.task]
+    for key in given:
+        if key not in _BESIDE_RUN:
+            raise InputError(f"run={cfg.run} goes on with the settings of that folder: leave {key} out")
+    from ..training.run_folder import read_config
+
+    own = read_config(Path(cfg.run), trusted(cfg))
+    with open_dict(own):
+        own.paths.output_dir, own.run, own.trust = str(cfg.run), None, []
+        for key in ("variables", "compile"):  # older configurations lack them
+            own.setdefault(key, cfg[key])
+        for key in given:
+            if key not in ("run", "trust"):
+                OmegaConf.update(own, key, OmegaConf.select(cfg, key))
+    return own
 
 
 main = application(_train, "train")

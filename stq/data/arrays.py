@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from ..errors import InputError
+from .fingerprint import KNOWN_ARRAYS, arrays_fingerprint
 from .loaders import training_loader
 from .sources import Arrays
 
@@ -17,24 +20,30 @@ from .sources import Arrays
 class CropAndFlip:
     """Zero-pads images (N, C, H, W) by ``padding``, crops each to its size at a place of its own, and mirrors half.
 
-    torchvision's RandomCrop and RandomHorizontalFlip draw once for a batch; image by image they take as long as a small
+    What is drawn is drawn for all images of an epoch at once, so that it depends on the epoch's seed alone and not on
+    who loads which batch. torchvision's transforms draw once for a batch; image by image they take as long as a small
     network's training step.
     """
 
     def __init__(self, padding: int, flip: bool):
         self.padding, self.flip = padding, flip
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """For ``count`` images: whether each is mirrored, (count,), and the place of its crop, (count, 2)."""
+        mirrored = torch.rand(count, generator=generator) < (0.5 if self.flip else 0.0)
+        return mirrored, torch.randint(2 * self.padding + 1, (count, 2), generator=generator)
+
+    def __call__(self, images: Tensor, mirrored: Tensor, places: Tensor) -> Tensor:
+        """The images, each as it was drawn."""
         count, _, height, width = images.shape
         if self.flip:
-            mirrored = torch.rand(count) < 0.5
             images = torch.where(mirrored.reshape(-1, 1, 1, 1), images.flip(-1), images)
         if self.padding:
-            top, left = torch.randint(2 * self.padding + 1, (2, count, 1))
-            rows, columns = top + torch.arange(height), left + torch.arange(width)
+            rows = places[:, :1] + torch.arange(height)
+            columns = places[:, 1:] + torch.arange(width)
             padded = F.pad(images, [self.padding] * 4).movedim(1, -1)
-            places = torch.arange(count).reshape(-1, 1, 1), rows.unsqueeze(2), columns.unsqueeze(1)
-            images = padded[places].movedim(-1, 1)
+            index = torch.arange(count).reshape(-1, 1, 1), rows.unsqueeze(2), columns.unsqueeze(1)
+            images = padded[index].movedim(-1, 1)
         return images
 
 
@@ -43,6 +52,12 @@ class ArrayDataset(Dataset):
 
     def __init__(self, images: Tensor, labels: Tensor, augment: CropAndFlip | None = None):
         self.images, self.labels, self.augment = images, labels, augment
+        self.begin_epoch(0)
+
+    def begin_epoch(self, seed: int) -> None:
+        """Draw the augmentation of an epoch."""
+        if self.augment is not None:
+            self._drawn = self.augment.draw(len(self), torch.Generator().manual_seed(seed))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -53,11 +68,15 @@ class ArrayDataset(Dataset):
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         images = self.images[indices]
-        return (images if self.augment is None else self.augment(images)), self.labels[indices]
+        if self.augment is not None:
+            images = self.augment(images, *(drawn[indices] for drawn in self._drawn))
+        return images, self.labels[indices]
 
 
 class ArrayDataModule(pl.LightningDataModule):
-    """name: what result.json calls it. source: ``Arrays`` from ``stq.data.sources``, which read them at ``path``.
+    """name: of the source. source: ``Arrays`` from ``stq.data.sources``, which read them at ``path``.
+
+    label: what result.json and tables call the data; None takes ``name``, or the name of an .npz file.
 
     image_size: pixels to which images are resized once, or None. crop_padding, flip: random crop after zero padding
     and horizontal flip, in training. val_fraction: part of the training images held out to select the checkpoint (not
@@ -78,11 +97,15 @@ class ArrayDataModule(pl.LightningDataModule):
         batch_size: int = 128,
         eval_batch_size: int = 500,
         workers: int = 0,
+        label: str | None = None,
     ):
         super().__init__()
         if not 0 < val_fraction < 1:
             raise InputError(f"data.val_fraction={val_fraction} must be between 0 and 1")
-        self.name, self.path = name, path
+        self.name = label or (Path(path).stem if name == "npz" and path is not None else name)  # npz names no data
+        self.path = path
+        self.fingerprint = arrays_fingerprint([source.train, source.val, source.test])
+        self.known = source.known or KNOWN_ARRAYS.get(self.fingerprint)
         self.batch_size, self.eval_batch_size, self.workers = batch_size, eval_batch_size, workers
         train, val, test = _split(source, val_fraction, split_seed)
         if batch_size > len(train[1]):

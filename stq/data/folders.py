@@ -12,11 +12,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from ..errors import InputError
+from ..storage.content_hash import digest
+from .fingerprint import folder_fingerprint, is_imagenet
 from .loaders import training_loader
 
 
 class TimmDataModule(pl.LightningDataModule):
-    """name: "" for an ImageFolder at ``path`` (with ``train`` and ``val`` inside), else timm's name (``hfds/...``).
+    """label: what tables call the data; None takes ``name``, or for a folder its name (or imagenet, where it is that).
+    name: "" for an ImageFolder at ``path`` (with ``train`` and ``val`` inside), else timm's name (``hfds/...``).
 
     train_split, val_split, test_split: split names; val_split None holds val_fraction of the training images out by
     split_seed (impossible for streams: name one). image_size: pixels. transforms: further arguments of
@@ -49,7 +52,7 @@ class TimmDataModule(pl.LightningDataModule):
         streamed = "/" in name
         if not streamed and (path is None or not Path(path).is_dir()):
             raise InputError(f"data.path={path} is not a folder: it must hold 'train' and 'val' with a folder a class")
-        self.name, self.image_size, self.in_chans = label or name or "imagefolder", image_size, len(mean)
+        self.image_size, self.in_chans = image_size, len(mean)
         self.batch_size, self.eval_batch_size, self.workers = batch_size, eval_batch_size, workers
         common = {"interpolation": interpolation, "mean": tuple(mean), "std": tuple(std)}
         self._training = create_transform(image_size, is_training=True, **common, **(transforms or {}))
@@ -57,7 +60,7 @@ class TimmDataModule(pl.LightningDataModule):
         self._open = lambda split, training: self._dataset(name, path, split, training)
         self.train_set = self._open(train_split, True)
         self.test_set = self._open(test_split, False)
-        self.plain_train_set = self._open(train_split, False)
+        self.plain_train_set = self._whole_train_set = self._open(train_split, False)
         if val_split is not None:
             self.val_set = self._open(val_split, False)
         elif isinstance(self.train_set, IterableDataset):
@@ -69,6 +72,10 @@ class TimmDataModule(pl.LightningDataModule):
             self.plain_train_set = Subset(self.plain_train_set, order[held_out:])
             self.train_set = Subset(self.train_set, order[held_out:])
         self.num_classes = num_classes or self._count_classes()
+        self.known = "imagenet" if is_imagenet(self._classes() or (), len(self._paths(self.test_set) or ())) else None
+        folder = Path(path).resolve().name if path is not None else "imagefolder"
+        self.name = label or name or self.known or folder
+        self._root, self._facts = path, [name, train_split, val_split, test_split, self.num_classes]
 
     def _dataset(self, name: str, path: str | None, split: str, training: bool):
         try:
@@ -84,9 +91,25 @@ class TimmDataModule(pl.LightningDataModule):
             reason = str(error).splitlines()[0]
             raise InputError(f"the split '{split}' of data '{name or path}' cannot be read: {reason}") from error
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the files where they lie in folders; else of name, splits and number of images, as far as it is known."""
+        splits = {"train": self._paths(self._whole_train_set), "test": self._paths(self.test_set)}
+        if self._root is not None and all(splits.values()):
+            return folder_fingerprint(splits, Path(self._root))
+        sets = (self.train_set, self.val_set, self.test_set)
+        return digest(self._facts, [len(each) if hasattr(each, "__len__") else None for each in sets])
+
+    @staticmethod
+    def _paths(data) -> list[Path] | None:
+        samples = getattr(getattr(data, "reader", None), "samples", None)
+        return None if samples is None else [Path(sample[0]) for sample in samples]
+
+    def _classes(self) -> dict[str, int] | None:
+        return getattr(getattr(self.test_set, "reader", None), "class_to_idx", None)
+
     def _count_classes(self) -> int:
-        data = self.test_set
-        classes = getattr(getattr(data, "reader", None), "class_to_idx", None)
+        classes = self._classes()
         if not classes:
             raise InputError("data.num_classes must be given: this data set does not say how many classes it has")
         return len(classes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pytorch_lightning as pl
@@ -12,6 +12,14 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from ..errors import InputError
+
+
+@runtime_checkable
+class DrawsByEpoch(Protocol):
+    """A data set whose augmentation depends on the epoch's seed alone."""
+
+    def begin_epoch(self, seed: int) -> None:
+        """Draw what is random in an epoch."""
 
 
 class TrainingLoader(DataLoader):
@@ -29,7 +37,12 @@ class TrainingLoader(DataLoader):
         """The batches of the trainer's current epoch, which is known at the first batch: a resume sets it late."""
         if self._trainer is not None:
             epoch = np.random.SeedSequence((self._seed, self._trainer.current_epoch))
-            pl.seed_everything(int(epoch.generate_state(1)[0]), workers=True, verbose=False)
+            seed = int(epoch.generate_state(1)[0])
+            pl.seed_everything(seed, workers=True, verbose=False)
+        else:
+            seed = int(torch.randint(2**31, ()))
+        if isinstance(self.dataset, DrawsByEpoch):
+            self.dataset.begin_epoch(seed)
         yield from super().__iter__()
 
 

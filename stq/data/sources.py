@@ -11,16 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, nearest
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """Training and test images; ``val`` is None where a split of the training images has to serve."""
+    """Training and test images; ``val`` is None where a split of the training images has to serve.
+
+    known: the well-known data set that this is for certain, where its library has checked the files.
+    """
 
     train: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
     val: tuple[Tensor, Tensor] | None = None
+    known: str | None = None
 
 
 def digits(test_fraction: float = 0.25, split_seed: int = 0) -> Arrays:
@@ -43,18 +47,24 @@ def digits(test_fraction: float = 0.25, split_seed: int = 0) -> Arrays:
 def torchvision_set(name: str, path: str, download: bool = True) -> Arrays:
     """FashionMNIST, CIFAR10 or any torchvision data set that keeps its images in memory.
 
-    path: torchvision's root folder. Raises InputError if the data are not there and cannot be downloaded.
+    path: torchvision's root folder. Raises InputError for another name, or if the data are not there and cannot be
+    downloaded.
     """
     from torchvision import datasets
 
+    kind = getattr(datasets, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, datasets.VisionDataset)):
+        raise InputError(f"torchvision has no data set '{name}'{nearest(name, datasets.__all__)}")
+    checked = hasattr(kind, "_check_integrity")  # torchvision compares the files with their published sums
+
     def read(train: bool) -> tuple[Tensor, Tensor]:
-        data = getattr(datasets, name)(root=path, train=train, download=download)
+        data = kind(root=path, train=train, download=download)
         images = torch.as_tensor(data.data)
         images = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2)
         return images.contiguous(), torch.as_tensor(data.targets).long()
 
     try:
-        return Arrays(read(True), read(False))
+        return Arrays(read(True), read(False), known=name.lower() if checked else None)
     except (RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{name} is not in data.path={path} and could not be downloaded there ({reason})") from error

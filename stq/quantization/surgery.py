@@ -143,6 +143,14 @@ def quantizers(model: nn.Module) -> Iterator[ActivationQuantizer | WeightQuantiz
     return (module for module in model.modules() if isinstance(module, ActivationQuantizer | WeightQuantizer))
 
 
+def adopt_bits(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Give each quantizer the bits that it has in a ``state_dict`` of the model, which can be loaded then."""
+    for name, module in model.named_modules():
+        extra = state.get(f"{name}._extra_state")
+        if extra is not None and isinstance(module, ActivationQuantizer | WeightQuantizer):
+            module.bits = check_bits(int(extra[0]))
+
+
 def set_bits(model: nn.Module, weight_bits: int | None, activation_bits: int | None, only: set[str]) -> None:
     """Change the bit widths of the layers whose paths are in ``only`` (progressive quantization); calibrate next."""
     for path, layer in quantized_layers(model):

@@ -31,7 +31,7 @@ def write_report(
             picture.save(figures)
     for name, suffix in FORMATS.items():
         if name != "terminal":
-            (folder / f"report.{suffix}").write_text(render(name, sheets, found.failed))
+            (folder / f"report.{suffix}").write_text(render(name, sheets, found.apart))
     (folder / "report.html").write_text(page)
 
 

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ..errors import TrainingFailed
+from ..storage.run_lock import run_lock
 
 REPORTS = ".jobs"
 _TRIES = 3  # of a job whose process is killed again and again
@@ -33,7 +31,7 @@ def run_in_sweep(task: Callable[[DictConfig], object], cfg: DictConfig) -> objec
     reports = Path(hydra_cfg.sweep.dir) / REPORTS
     reports.mkdir(parents=True, exist_ok=True)
     try:
-        with _sole_worker(folder):
+        with run_lock(folder, wait=True):  # a job of a sweep that was killed may live on
             _begin(reports, folder.name)
             value = task(cfg)
     except Exception as failure:  # whatever it is, the other jobs go on
@@ -69,20 +67,6 @@ def _begin(folder: Path, name: str) -> None:
     if times.is_file() and times.stat().st_size >= _TRIES:
         raise TrainingFailed(f"its process was killed {_TRIES} times: perhaps the memory does not suffice")
     begun.touch()
-
-
-def _sole_worker(folder: Path) -> AbstractContextManager:
-    """A lock on the run folder, which ends with the process that holds it, however that ends.
-
-    Jobs of a sweep that was killed may live on (Slurm's do, and joblib's until they end): the same job of a new sweep
-    waits for them, and then finds their result.
-    """
-    lock = FileLock(folder / ".lock")
-    try:
-        return lock.acquire(timeout=0.5)
-    except Timeout:
-        print(f"{folder} is being worked on by another process: waiting for it", file=sys.stderr, flush=True)
-        return lock.acquire()
 
 
 def _report(reports: Path, number: int, folder: Path, error: str | None, value: object, seconds: float) -> None:

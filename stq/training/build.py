@@ -1,19 +1,25 @@
-"""From a configuration to the objects it names: the data module, a timm backbone, its quantizers."""
+"""From a configuration to the objects it names: the data module, a backbone, its quantizers."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
+import hydra.utils
 import pytorch_lightning as pl
 import timm
-from hydra.utils import instantiate
+import torch
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from .. import models  # noqa: F401  (registers the small backbones with timm)
+from ..data.fingerprint import stamp
 from ..errors import InputError, nearest
-from ..quantization.surgery import quantize
+from ..quantization.surgery import input_quantizer, quantize, quantized_layers, weight_quantizer
 from ..quantizers import get_method
+from ..storage.content_hash import HashCache, digest
+from .instantiation import KNOWN_TARGETS, instantiate
 
 
 def plain(section: DictConfig | None) -> Any:
@@ -22,31 +28,90 @@ def plain(section: DictConfig | None) -> Any:
 
 
 def build_data(cfg: DictConfig) -> pl.LightningDataModule:
-    """The data module of a configuration; what its constructor finds wrong is raised as InputError."""
-    from hydra.errors import InstantiationException
+    """The data module of a configuration; what its constructor finds wrong is raised as InputError.
 
+    A data module of the user's gets what ours have beside Lightning's methods, as far as it can be seen from its
+    batches: ``in_chans``, ``image_size``, ``name``, ``known``, ``calibration_batch``. It must say ``num_classes``.
+    """
+    section = plain(cfg.data)
+    if section["_target_"] in KNOWN_TARGETS:
+        return instantiate(section, "data")
+    data = instantiate(_accepted(section), "data")
+    if not isinstance(data, pl.LightningDataModule):
+        raise InputError(f"data._target_={section['_target_']} is not a LightningDataModule")
+    if not isinstance(getattr(data, "num_classes", None), int):
+        raise InputError(f"data._target_={section['_target_']} does not say num_classes: set it in its __init__")
+    if not hasattr(data, "calibration_batch"):
+        data.calibration_batch = lambda size=256: _first_images(data, size)
+    if not (hasattr(data, "in_chans") and hasattr(data, "image_size")):
+        _, data.in_chans, data.image_size, *_ = data.calibration_batch(1).shape
+    data.name = section.get("label") or getattr(data, "name", None) or type(data).__name__
+    data.known = getattr(data, "known", None)
+    return data
+
+
+def _accepted(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the keys of the option that ``_target_`` was put over, as far as the user's class does not take them."""
+    target = _located(section["_target_"], "data")
+    parameters = inspect.signature(target.__init__ if isinstance(target, type) else target).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return dict(section)
+    return {key: value for key, value in section.items() if key in parameters or key == "_target_"}
+
+
+def _located(path: str, place: str) -> Any:
     try:
-        return instantiate(cfg.data)
-    except InstantiationException as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None and not isinstance(cause, InputError):
-            cause = cause.__cause__
-        if isinstance(cause, InputError):
-            raise cause from None
-        raise InputError(f"data: {str(cause).strip().splitlines()[0]} ({type(cause).__name__})") from error
+        return hydra.utils.get_object(path)
+    except Exception as error:  # whatever the import of the user's module raises
+        raise InputError(
+            f"{place}._target_={path} cannot be imported: {str(error).strip().splitlines()[-1]}"
+        ) from error
+
+
+def _first_images(data: pl.LightningDataModule, size: int) -> Tensor:
+    data.prepare_data()
+    data.setup("fit")
+    images, count = [], 0
+    for batch in data.train_dataloader():
+        images.append(batch[0])
+        count += len(batch[0])
+        if count >= size:
+            break
+    return torch.cat(images)[:size]
+
+
+def fingerprint_of(config: Mapping[str, Any], data: pl.LightningDataModule, cache: HashCache) -> str:
+    """What the data hold, remembered for the next start; of data modules without a fingerprint, their settings."""
+
+    def compute() -> str:
+        found = getattr(data, "fingerprint", None)
+        return found if isinstance(found, str) else digest(config["data"])
+
+    known = stamp(config["data"]) if config["data"]["_target_"] in KNOWN_TARGETS else None
+    return compute() if known is None else cache.of(known, compute)
 
 
 def build_backbone(cfg: DictConfig, data: pl.LightningDataModule, pretrained: bool = False) -> nn.Module:
-    """``timm.create_model`` with the data's classes and channels. Raises InputError for an unknown name or argument."""
+    """``timm.create_model`` with the data's classes and channels, or the user's model that ``model._target_`` names.
+
+    Raises InputError for an unknown name or argument.
+    """
     arguments = plain(cfg.model)
+    facts = {"num_classes": data.num_classes, "in_chans": data.in_chans}
+    target = arguments.pop("_target_", None)
+    if target is not None:
+        if pretrained:
+            raise InputError("init=pretrained takes timm's weights; a model of yours loads its own, or init.path")
+        parameters = inspect.signature(_located(target, "model")).parameters
+        own = {key: value for key, value in arguments.items() if key != "name" and (value is not None)}
+        own = {key: value for key, value in own.items() if key in parameters or key != "width"}  # resnet8's
+        return instantiate({"_target_": target, **own}, "model", **{k: v for k, v in facts.items() if k in parameters})
     name = arguments.pop("name")
     base = str(name).split(".")[0]
     if not timm.is_model(base) and "/" not in name:
         raise InputError(f"model.name={name} is not a timm model{nearest(name, timm.list_models())}")
     try:
-        return timm.create_model(
-            name, pretrained=pretrained, num_classes=data.num_classes, in_chans=data.in_chans, **arguments
-        )
+        return timm.create_model(name, pretrained=pretrained, **facts, **arguments)
     except TypeError as error:
         raise InputError(f"model {name} does not take these arguments: {error}") from error
     except (RuntimeError, OSError) as error:
@@ -77,3 +142,32 @@ def add_quantizers(model: nn.Module, cfg: DictConfig) -> None:
         )
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def bits_of(layer: nn.Module) -> tuple[int | None, int | None]:
+    """Bits of a layer's weight and input; None for a side in float."""
+    return tuple(getattr(each, "bits", None) for each in (weight_quantizer(layer), input_quantizer(layer)))
+
+
+def own_layers(model: nn.Module, cfg: DictConfig) -> set[str]:
+    """Paths of the layers that have the run's own bits, not those of first and last layer or of an exception."""
+    wanted = (cfg.weight_bits, cfg.activation_bits)
+    return {
+        path
+        for path, layer in quantized_layers(model)
+        if all(bits in (None, want) for bits, want in zip(bits_of(layer), wanted, strict=True))
+    }
+
+
+def own_bits(model: nn.Module, paths: set[str], cfg: DictConfig) -> dict[str, int]:
+    """``weight_bits`` and ``activation_bits`` as the trained network has them in the layers ``paths``.
+
+    Those of the configuration where no layer of it is quantized on that side.
+    """
+    found = [bits_of(layer) for path, layer in quantized_layers(model) if path in paths]
+    result = {}
+    for side, key in enumerate(("weight_bits", "activation_bits")):
+        widths = {bits[side] for bits in found} - {None}
+        if widths:
+            result[key] = max(widths)
+    return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,9 +14,11 @@ from timm.data import Mixup
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ..errors import InputError, TrainingFailed
 from ..quantization.parameter_groups import parameter_groups
+from ..quantization.surgery import adopt_bits
 
 
 @contextmanager
@@ -72,10 +75,14 @@ class Classifier(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A run that is resumed while its bits are still falling goes on with the bits that it had."""
-        for name, module in self.model.named_modules():
-            state = checkpoint["state_dict"].get(f"model.{name}._extra_state")
-            if state is not None:
-                module.bits = int(state[0])
+        prefix = "model."
+        state = {key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items()}
+        adopt_bits(self.model, state)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The numbers of the epoch go with it: a kill may come before they are in metrics.csv."""
+        metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        checkpoint["metrics"] = metrics | {"epoch": self.current_epoch, "step": self.global_step - 1}
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         """The loss of one batch."""
@@ -119,22 +126,59 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """timm's factories, on our parameter groups."""
+        optimizer, scheduler = self._optimizers(*self._length())
+        if scheduler is None:
+            return {"optimizer": optimizer}
+        config = {"scheduler": scheduler, "interval": "step"}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            config = {"scheduler": scheduler, "interval": "epoch", "monitor": "val_top1"}
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def check_optimizers(self) -> None:
+        """Make them without a trainer. Raises InputError for a name or argument that timm does not know."""
+        self._optimizers(1, 1)
+
+    def _length(self) -> tuple[int, int]:
+        """(epochs, updates in each) of the schedule: as many as max_epochs, max_steps and the data allow."""
+        total, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs
+        if not math.isfinite(total):  # until max_time
+            return 1, 1
+        if epochs is None or epochs < 1 or self.trainer.max_steps > 0:
+            in_epoch = max(1, self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
+            epochs = math.ceil(total / in_epoch)
+        return epochs, max(1, int(total) // epochs)
+
+    def _optimizers(self, epochs: int, updates: int) -> tuple[torch.optim.Optimizer, Any]:
         arguments = dict(self.optimizer_config)
         factor = arguments.pop("quantizer_lr_factor")
         groups = parameter_groups(self.model, arguments["lr"], arguments.pop("weight_decay"), factor)
         with _settings_of("optimizer"):
             optimizer = create_optimizer_v2(groups, weight_decay=0.0, filter_bias_and_bn=False, **arguments)
-        epochs = self.trainer.max_epochs
-        updates = max(1, self.trainer.estimated_stepping_batches // epochs)
+        if self.scheduler_config["sched"] == "plateau":
+            return optimizer, self._plateau(optimizer)
         with _settings_of("scheduler"):
             scheduler, _ = create_scheduler_v2(
                 optimizer, num_epochs=epochs, updates_per_epoch=updates, step_on_epochs=False, **self.scheduler_config
             )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return optimizer, scheduler
+
+    def _plateau(self, optimizer: torch.optim.Optimizer) -> ReduceLROnPlateau:
+        """Torch's own, which Lightning steps with the validation accuracy: timm's forgets its count in checkpoints."""
+        settings = {"patience_epochs": 10, "decay_rate": 0.1, "min_lr": 0.0, "warmup_epochs": 0} | self.scheduler_config
+        unknown = settings.keys() - {"sched", "patience_epochs", "decay_rate", "min_lr", "warmup_epochs"}
+        if unknown or settings["warmup_epochs"]:
+            name = min(unknown) if unknown else "warmup_epochs"
+            raise InputError(f"scheduler.{name}: sched=plateau takes patience_epochs, decay_rate and min_lr")
+        patience, factor = settings["patience_epochs"], settings["decay_rate"]
+        with _settings_of("scheduler"):
+            return ReduceLROnPlateau(optimizer, "max", factor, patience, min_lr=settings["min_lr"])
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """timm's schedulers count updates themselves."""
-        scheduler.step_update(num_updates=self.global_step)
+        """timm's schedulers count updates themselves; the one that waits for a plateau is told the accuracy."""
+        if isinstance(scheduler, ReduceLROnPlateau):
+            scheduler.step(metric)
+        else:
+            scheduler.step_update(num_updates=self.global_step)
 
     def _distill(self, loss: Tensor, logits: Tensor, images: Tensor) -> Tensor:
         """Mix in the divergence from the teacher at a temperature (Hinton et al., arXiv 1503.02531)."""

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytorch_lightning as pl
-import torch
-from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf, open_dict
-from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from ..errors import InputError, nearest
-from ..results.runs.config_hash import config_hash
+from ..results.runs.config_hash import config_hash, cut_short
+from ..results.runs.identity import identify
+from ..results.runs.legacy_hash import legacy_hash
 from ..results.runs.result_file import read_result
-from .build import build_backbone
+from ..results.runs.run import read_yaml
+from ..storage.content_hash import HashCache
+from .build import build_backbone, fingerprint_of, plain
+from .checkpoints import read_checkpoint
 
+Train = Callable[..., object]
 STARTS = ("scratch", "pretrained", "checkpoint", "float_baseline")
 
 
@@ -31,14 +33,12 @@ class Start:
     quantized_state: dict[str, Tensor] | None = None
 
 
-def start_from(cfg: DictConfig, data: pl.LightningDataModule, train: Callable[[DictConfig], object]) -> Start:
+def start_from(cfg: DictConfig, data: pl.LightningDataModule, train: Train) -> Start:
     """The network to begin with, by ``init.start``; ``train`` trains the float run where it is needed and missing.
 
     Raises InputError for an unknown start or a wrong checkpoint.
     """
-    kind = cfg.init.start
-    if kind not in STARTS:
-        raise InputError(f"init.start={kind} is not a starting point{nearest(kind, STARTS)}: use {', '.join(STARTS)}")
+    kind = check_start(cfg)
     model = build_backbone(cfg, data, pretrained=kind == "pretrained")
     if kind == "checkpoint":
         state = read_state(cfg.init.path)
@@ -46,20 +46,25 @@ def start_from(cfg: DictConfig, data: pl.LightningDataModule, train: Callable[[D
         load_float_weights(model, float_state(state), cfg.init.path)
         return Start(model, quantized_state=state if quantized else None)
     if kind == "float_baseline":
-        folder = float_baseline(cfg, train)
+        folder = float_baseline(cfg, data, train)
         load_float_weights(model, read_state(folder / "checkpoints" / "best.ckpt"), folder)
         return Start(model, float_test_top1=read_result(folder)["test_top1"])
     return Start(model)
+
+
+def check_start(cfg: DictConfig) -> str:
+    """``init.start``. Raises InputError for one that there is not."""
+    kind = cfg.init.start
+    if kind not in STARTS:
+        raise InputError(f"init.start={kind} is not a starting point{nearest(kind, STARTS)}: use {', '.join(STARTS)}")
+    return kind
 
 
 def read_state(path: str | Path | None) -> dict[str, Tensor]:
     """A state_dict from a Lightning or plain checkpoint, read without executing code. Raises InputError."""
     if path is None or not Path(path).is_file():
         raise InputError(f"init.path={path} is not a file: give a checkpoint (.ckpt of a run folder, or a state_dict)")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(f"{path} is not a checkpoint that can be read without executing code") from error
+    content = read_checkpoint(Path(path))
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path} holds no state_dict")
@@ -102,19 +107,34 @@ def float_config(cfg: DictConfig) -> DictConfig:
         float_cfg.init = {"start": "scratch", "path": None, "float": None}
         float_cfg.callbacks.progressive = float_cfg.callbacks.reestimate_batch_norm = None
         float_cfg.loss.distillation_weight = 0.0
+        float_cfg.optimizer.quantizer_lr_factor = 1.0  # there are none
         float_cfg.tags = []
+        float_cfg.run = None
         float_cfg = OmegaConf.merge(float_cfg, overrides)
-        float_cfg.paths.output_dir = str(Path(cfg.paths.float_dir) / config_hash(float_cfg))
     return float_cfg
 
 
-def float_baseline(cfg: DictConfig, train: Callable[[DictConfig], object]) -> Path:
-    """Folder of the finished float run; trains it if need be. Jobs that ask at once wait for the one that trains."""
+def float_baseline(cfg: DictConfig, data: pl.LightningDataModule, train: Train) -> Path:
+    """Folder of the finished float run; trains it if need be. Jobs that ask at once wait for the one that trains.
+
+    Its folder is named by its identity, so that it is shared by whatever has the same settings, data and files. One
+    that is cut short by a debugging setting lies apart.
+    """
     float_cfg = float_config(cfg)
-    folder = Path(float_cfg.paths.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    # only the first process of a data-parallel run takes the lock: the others train with it
-    lock = FileLock(folder.with_suffix(".lock")) if rank_zero_only.rank == 0 else contextlib.nullcontext()
-    with lock:
-        train(float_cfg)  # which returns at once where the run is done
-    return folder
+    with open_dict(float_cfg):
+        float_cfg.paths.output_dir = str(float_folder(float_cfg, data))
+    train(float_cfg, wait=True)  # which returns at once where the run is done
+    return Path(float_cfg.paths.output_dir)
+
+
+def float_folder(float_cfg: DictConfig, data: pl.LightningDataModule) -> Path:
+    """Where the float run of ``float_config`` lies; an older stq named it by another hash."""
+    shared, config = Path(float_cfg.paths.float_dir), plain(float_cfg)
+    cache = HashCache(shared / "fingerprints.json")
+    identity = identify(config, fingerprint_of(config, data, cache), cache)
+    if cut_short(config) is not None:
+        return shared / "cut_short" / identity.identity
+    older = shared / legacy_hash(float_cfg)
+    if older.is_dir() and config_hash(read_yaml(older / "config.yaml")) == identity.config_hash:
+        return older
+    return shared / identity.identity

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from ..errors import InputError, nearest
 from ..results.wandb.mode import default_mode
@@ -17,12 +20,21 @@ from ..results.wandb.mode import default_mode
 LOGGERS = ("csv", "wandb", "tensorboard")
 
 
-def build_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
-    """CSV into the run folder, and the one that ``logger.name`` names. Raises InputError for an unknown name."""
+def check_logger(cfg: DictConfig) -> str:
+    """``logger.name``. Raises InputError for one that there is not."""
     name = cfg.logger.name
     if name not in LOGGERS:
         raise InputError(f"logger.name={name} is not a logger{nearest(name, LOGGERS)}: use {', '.join(LOGGERS)}")
-    loggers: list[Logger] = [CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1000)]
+    return name
+
+
+def build_loggers(cfg: DictConfig, folder: Path, resumed: Mapping[str, Any] | None = None) -> list[Logger]:
+    """CSV into the run folder, and the one that ``logger.name`` names. Raises InputError for an unknown name.
+
+    resumed: the checkpoint that the run goes on from; metrics.csv goes on too.
+    """
+    name = check_logger(cfg)
+    loggers: list[Logger] = [_csv(folder, resumed)]
     if name == "wandb":
         loggers.append(_wandb(cfg, folder))
     if name == "tensorboard":
@@ -33,6 +45,34 @@ def build_loggers(cfg: DictConfig, folder: Path) -> list[Logger]:
                 "logger=tensorboard needs the package tensorboard: pip install 'stq[tensorboard]'"
             ) from error
     return loggers
+
+
+@rank_zero_only
+def _csv(folder: Path, resumed: Mapping[str, Any] | None) -> CSVLogger:
+    """Lightning's, which begins a new file: the lines of the epochs that are not trained again are put into it."""
+    kept = _lines_until(folder / "metrics.csv", resumed) if resumed is not None else []
+    logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1000)
+    if kept:
+        logger.experiment.metrics = kept
+        logger.experiment.save()
+    return logger
+
+
+def _lines_until(path: Path, resumed: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What metrics.csv holds of the epochs up to the checkpoint's, whose own numbers the checkpoint has as well."""
+    last = dict(resumed.get("metrics") or {})
+    kept = []
+    try:
+        with path.open(newline="") as file:
+            for line in csv.DictReader(file):
+                if None not in line.values() and line["epoch"] and int(float(line["epoch"])) <= resumed["epoch"]:
+                    kept.append({key: value for key, value in line.items() if value != ""})
+    except (OSError, ValueError, KeyError, csv.Error):  # cut off in the middle of a line
+        pass
+    present = {key for line in kept if int(float(line["epoch"])) == resumed["epoch"] for key in line}
+    if missing := {key: value for key, value in last.items() if key not in present}:
+        kept.append(missing | {"epoch": resumed["epoch"], "step": last.get("step", 0)})
+    return kept
 
 
 def _wandb(cfg: DictConfig, folder: Path) -> WandbLogger:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import datetime
 import logging
@@ -12,50 +13,70 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
-from ..deploy.cost import SizeReport, cost, model_size
-from ..errors import InputError, TrainingFailed
+from ..errors import InputError, StorageFailed, TrainingFailed
 from ..quantization.calibration import calibrate
-from ..quantizers import get_method
-from ..results.runs.config_hash import config_hash
-from ..results.runs.result_file import OPTIONAL_KEYS, SCHEMA_VERSION, finished_result, write_result
-from .build import add_quantizers, build_data, is_quantized, plain
-from .callbacks.annealing import QuantizerProgress
-from .callbacks.batch_norm import BatchNormReestimation
-from .callbacks.monitor import QuantizerMonitor, write_codes
-from .callbacks.progress_bar import progress_bar
-from .callbacks.progressive_bits import ProgressiveBits
+from ..quantization.surgery import adopt_bits
+from ..results.runs.config_hash import cut_short
+from ..results.runs.identity import Identity, finished_result, identify, write_identity
+from ..results.runs.result_file import write_result
+from ..storage.content_hash import HashCache
+from ..storage.durable_files import storage_failure, write_text_durably
+from ..storage.run_lock import run_lock
+from .build import add_quantizers, build_data, fingerprint_of, is_quantized, own_bits, own_layers, plain
+from .callbacks.monitor import write_codes
+from .checkpoints import BEST, checkpoint_to_resume, forget_the_ones_before, read_checkpoint, save_state
+from .checks import check_before_training, check_settings
 from .classifier import Classifier
 from .initial_weights import Start, read_state, start_from
-from .loggers import build_loggers, close_loggers
-from .provenance import command, git_commit, hardware, versions
+from .loggers import close_loggers
+from .record import cost_of, facts_of, note_other_versions
 from .silence_lightning import quieten
+from .trainer import build_trainer
 
 log = logging.getLogger(__name__)
 
 
-def train(cfg: DictConfig) -> dict[str, Any]:
+def train(cfg: DictConfig, wait: bool = False) -> dict[str, Any]:
     """Train as configured and return what result.json holds.
 
-    The run folder is ``paths.output_dir``. A folder whose run is done is not trained again; one that was interrupted
-    resumes from its last checkpoint. A failure is recorded in result.json with its reason and raised: InputError for
-    what is wrong in the configuration, TrainingFailed for a run that diverged.
+    The run folder is ``paths.output_dir``; wait: until another process that works in it is done, instead of refusing.
+    A folder whose run is done is not trained again; one that was interrupted resumes from its last checkpoint. A
+    failure is recorded in result.json with its reason and raised: InputError for what is wrong in the configuration or
+    where the folder holds another run, TrainingFailed for a run that diverged, StorageFailed for a disk that is full.
     """
     folder = Path(cfg.paths.output_dir)
-    identity = config_hash(cfg)
-    if (result := finished_result(folder, identity)) is not None:
+    check_settings(cfg)
+    try:
+        # only the first process of a data-parallel run takes the lock: the others train with it
+        with run_lock(folder, wait) if rank_zero_only.rank == 0 else contextlib.nullcontext():
+            return _train_or_return(cfg, folder, told=not wait)
+    except (OSError, RuntimeError) as error:
+        if not isinstance(error, StorageFailed) and (failure := storage_failure(error)) is not None:
+            raise failure from error
+        raise
+
+
+def _train_or_return(cfg: DictConfig, folder: Path, told: bool) -> dict[str, Any]:
+    quieten()
+    config = plain(cfg)
+    data = build_data(cfg)
+    cache = HashCache(Path(cfg.paths.float_dir) / "fingerprints.json")
+    identity = identify(config, fingerprint_of(config, data, cache), cache)
+    if (result := finished_result(folder, identity, config)) is not None:
         log.info("%s is done already", folder)
+        note_other_versions(folder, result)
         return result
-    folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    check_before_training(cfg, data)
+    if told:
+        log.info("run folder %s (to go on after an interruption: stq-train run=%s)", folder, _short(folder))
+    _begin(cfg, folder, identity)
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    facts = _facts(cfg, identity, started)
+    facts = facts_of(cfg, data, identity, started)
     result = facts
     try:
-        result = facts | _train(cfg, folder)
+        result = facts | _train(cfg, data, folder)
     except Exception as error:
         result = facts | {"error": _sentence(error)}
         raise
@@ -63,12 +84,23 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         if result is not facts:
             _write(folder, result)
         close_loggers(folder, result)
+    forget_the_ones_before(folder / "checkpoints")
     return result
 
 
 @rank_zero_only
+def _begin(cfg: DictConfig, folder: Path, identity: Identity) -> None:
+    write_text_durably(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    write_identity(folder, identity)
+
+
+@rank_zero_only
 def _write(folder: Path, result: dict[str, Any]) -> None:
-    write_result(folder, result)
+    if result["status"] == "done":
+        write_result(folder, result)
+        return
+    with contextlib.suppress(StorageFailed):  # the failure that is being told may be that very one
+        write_result(folder, result)
 
 
 def _sentence(error: Exception) -> str:
@@ -77,53 +109,67 @@ def _sentence(error: Exception) -> str:
     return text if isinstance(error, InputError | TrainingFailed) else f"{type(error).__name__}: {text}"
 
 
-def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    quieten()
-    data = build_data(cfg)
+def _train(cfg: DictConfig, data: pl.LightningDataModule, folder: Path) -> dict[str, Any]:
     quantized = is_quantized(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     start = start_from(cfg, data, train)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)  # whether a float baseline was trained on the way or not
     model = start.model
     teacher = copy.deepcopy(model) if cfg.loss.distillation_weight > 0 else None
+    own: set[str] = set()
     if quantized:
         add_quantizers(model, cfg)
+        own = own_layers(model, cfg)
         _calibrate_or_restore(cfg, start, data)
     if cfg.compile:
         torch.compiler.reset()  # what earlier jobs of this process compiled would count against its limit
     optimization = (plain(cfg[section]) for section in ("optimizer", "scheduler", "loss"))
     module = Classifier(model, data.num_classes, *optimization, teacher, cfg.compile)
-    trainer = _trainer(cfg, folder)
-    last = folder / "checkpoints" / "last.ckpt"
+    best = folder / "checkpoints" / BEST
+    resumed = checkpoint_to_resume(best.parent)
+    trainer = build_trainer(cfg, folder, read_checkpoint(resumed) if resumed else None)
     clock = time.monotonic()
-    trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None)
+    if cfg.trainer.max_epochs != 0:
+        _fit(trainer, module, data, resumed, folder)
     seconds = time.monotonic() - clock
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    module.model.load_state_dict(read_state(folder / "checkpoints" / "best.ckpt"))
+    progress = {"epochs": trainer.fit_loop.epoch_progress.current.completed, "steps": trainer.global_step}
+    if not best.is_file():  # nothing was trained, or Lightning's dry run
+        save_state(model, best)
+    state = read_state(best)
+    adopt_bits(model, state)
+    model.load_state_dict(state)
     trainer.validate(module, data, verbose=False)
     trainer.test(module, data, verbose=False)
     if quantized and rank_zero_only.rank == 0:
-        write_codes(module.model, data.calibration_batch(), folder / "codes.json")
+        write_codes(model, data.calibration_batch(), folder / "codes.json")
     return {
         "status": "done",
-        "epochs": trainer.max_epochs,
+        **progress,
+        **own_bits(model, own, cfg),
         "val_top1": module.accuracy["val"],
         "test_top1": module.accuracy["test"],
-        "float_test_top1": start.float_test_top1,
+        "float_test_top1": start.float_test_top1 if cut_short(cfg) is None else None,
         "wall_seconds": round(seconds, 2),
-        **_cost(module.model, data),
+        **cost_of(model, data),
     }
 
 
-def _cost(model: torch.nn.Module, data: pl.LightningDataModule) -> dict[str, Any]:
-    """Size, and the cost of one input where that can be told: a run that has been trained is not lost for it."""
+def _fit(
+    trainer: pl.Trainer, module: Classifier, data: pl.LightningDataModule, resumed: Path | None, folder: Path
+) -> None:
+    """Raises KeyboardInterrupt, which says how to go on, where the user stopped it: Lightning only leaves then."""
     try:
-        found = cost(model, (data.in_chans, data.image_size, data.image_size))
-    except Exception as error:  # the model's own code runs in there, and is traced
-        log.warning("result.json has no cost of one input: %s", _sentence(error))
-        return model_size(model)._asdict()
-    return {key: getattr(found, key) for key in (*SizeReport._fields, *OPTIONAL_KEYS)}
+        trainer.fit(module, data, ckpt_path=str(resumed) if resumed else None)
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+    if trainer.interrupted:
+        raise KeyboardInterrupt(f"interrupted: go on with stq-train run={_short(folder)}")
+
+
+def _short(folder: Path) -> Path:
+    """From where the command was given."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
 def _calibrate_or_restore(cfg: DictConfig, start: Start, data: pl.LightningDataModule) -> None:
@@ -140,77 +186,3 @@ def _calibrate_or_restore(cfg: DictConfig, start: Start, data: pl.LightningDataM
     summary = calibrate(start.model, data.calibration_batch())
     signed = [row.path for row in summary if row.input == "signed"]
     log.info("signed inputs: %s; all other quantized inputs are non-negative", ", ".join(signed) or "none")
-
-
-def _trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
-    quantized = is_quantized(cfg)
-    checkpoints = folder / "checkpoints"
-    callbacks: list[Callback] = [
-        ModelCheckpoint(checkpoints, "best", monitor="val_score", mode="max", enable_version_counter=False),
-        ModelCheckpoint(checkpoints, "last", enable_version_counter=False),  # of every epoch, and knows the best
-    ]
-    callbacks += [progress_bar()] if cfg.trainer.enable_progress_bar else []
-    if cfg.callbacks.reestimate_batch_norm is not None:
-        callbacks.append(BatchNormReestimation(cfg.callbacks.reestimate_batch_norm))
-    if quantized:
-        callbacks.append(QuantizerProgress())
-        callbacks += [QuantizerMonitor()] if cfg.callbacks.monitor else []
-        if cfg.callbacks.progressive:
-            bits = (cfg.weight_bits, cfg.activation_bits)
-            callbacks.append(ProgressiveBits(plain(cfg.callbacks.progressive), *bits))
-    arguments, loggers = plain(cfg.trainer), build_loggers(cfg, folder)
-    try:
-        return pl.Trainer(
-            **arguments,
-            default_root_dir=folder,
-            logger=loggers,
-            callbacks=callbacks,
-            plugins=_plugins(),
-            use_distributed_sampler=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            log_every_n_steps=1,
-        )
-    except (TypeError, ValueError, pl.utilities.exceptions.MisconfigurationException) as error:
-        raise InputError(f"the trainer does not accept its settings: {str(error).splitlines()[0]}") from error
-
-
-def _plugins() -> list[SLURMEnvironment]:
-    """Under Slurm, Lightning must not queue the job again: its launcher does, and the run folder has the checkpoint."""
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
-
-
-def _facts(cfg: DictConfig, identity: str, started: str) -> dict[str, Any]:
-    """What result.json says whether the run succeeds or not."""
-    quantized = is_quantized(cfg)
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "status": "failed",
-        "error": None,
-        "method": cfg.quantizer.method,
-        "weight_method": (cfg.quantizer.weight_method or get_method(cfg.quantizer.method).weights)
-        if quantized
-        else None,
-        "weight_bits": cfg.weight_bits if quantized else 32,
-        "activation_bits": cfg.activation_bits if quantized else 32,
-        "first_last_bits": cfg.first_last_bits if quantized else 32,
-        "data": cfg.data.get("label") or cfg.data.name,
-        "model": cfg.model.name,
-        "seed": cfg.seed,
-        "epochs": None,
-        "val_top1": None,
-        "test_top1": None,
-        "float_test_top1": None,
-        "parameters": None,
-        "size_bytes": None,
-        "float_size_bytes": None,
-        "wall_seconds": None,
-        **dict.fromkeys(OPTIONAL_KEYS),
-        "versions": versions(),
-        "git_commit": git_commit(),
-        "hardware": hardware(),
-        "command": command(),
-        "config_hash": identity,
-        "tags": plain(cfg.tags),
-        "started": started,
-    }

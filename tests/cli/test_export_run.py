@@ -16,7 +16,7 @@ def run_folder(trained, digits, monkeypatch, tmp_path):
     """A run folder as stq.training.load_run would open it."""
     loader = DataLoader(TensorDataset(digits[2], digits[3]), 200)
     data = SimpleNamespace(setup=lambda stage: None, test_dataloader=lambda: loader, mean=[0.3], std=[0.4])
-    monkeypatch.setattr("stq.cli.export_run.load_run", lambda run: (trained(3), data, None))
+    monkeypatch.setattr("stq.cli.export_run.load_run", lambda run, trust: (trained(3), data, None))
     return tmp_path
 
 
@@ -51,7 +51,7 @@ def test_disagreement_is_printed(run_folder, monkeypatch, capsys):
 def test_latency_needs_onnx_and_a_float_run_has_no_integers(run_folder, monkeypatch):
     with pytest.raises(stq.errors.InputError, match="benchmark=true times format=onnx"):
         export_run(run_folder, "c", latency=True)
-    monkeypatch.setattr("stq.cli.export_run.load_run", lambda run: (small_network(), None, None))
+    monkeypatch.setattr("stq.cli.export_run.load_run", lambda run, trust: (small_network(), None, None))
     with pytest.raises(stq.errors.InputError, match="float run"):
         export_run(run_folder, "onnx")
 

@@ -75,7 +75,7 @@ CASES = {
     lambda folder: make_run(folder / "a", seed=True): "'seed' is True",
     lambda folder: make_run(folder / "a", test_top1=100.5): "'test_top1' is 100.5, not a percentage",
     lambda folder: make_run(folder / "a", size_bytes=-1): "'size_bytes' is -1",
-    lambda folder: make_run(folder / "a", bops="many"): "'bops' is 'many', not a positive number",
+    lambda folder: make_run(folder / "a", bops="many"): "'bops' is 'many', not a number or null",
     lambda folder: make_run(folder / "a", status="going on"): "neither 'done' nor 'failed'",
 }
 

@@ -59,7 +59,7 @@ def run(main, monkeypatch, capsys, *arguments) -> tuple[int, str]:
         ),
         (["bits=3.0"], "error: weight_bits=3.0 is not a bit width"),
         (["seed=null"], "error: seed=null is not a whole number from 0 to 4294967295"),
-        (["trainer.max_epochs=0"], "error: trainer.max_epochs=0 is not a whole number from 1 up"),
+        (["trainer.max_epochs=-2"], "error: trainer.max_epochs=-2 is not a whole number from 0 up"),
         (["init.float.optimizer.lr=abc"], "error: init.float.optimizer.lr=abc is not a number from 0 up"),
         (["data.batch_size=abc"], "error: data.batch_size=abc is not a whole number from 1 up"),
         (["loss.label_smoothing=2"], "error: loss.label_smoothing=2 is not a number from 0 to 1"),

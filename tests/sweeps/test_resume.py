@@ -34,8 +34,9 @@ def test_a_job_that_another_process_does_is_waited_for(sweep, tmp_path):
     """As the jobs of a sweep that was killed do on Slurm, and joblib's workers for a while."""
     sweep("quantizer=lsq", "bits=2")
     run = next((tmp_path / "sweep").glob("resnet8*"))
-    hold = "import sys, time, filelock\nwith filelock.FileLock(sys.argv[1]): print(flush=True); time.sleep(6)"
-    holder = subprocess.Popen([sys.executable, "-c", hold, str(run / ".lock")], stdout=subprocess.PIPE)
+    hold = "import sys, time\nfrom pathlib import Path\nfrom stq.storage.run_lock import run_lock\n"
+    hold += "with run_lock(Path(sys.argv[1]), wait=False): print(flush=True); time.sleep(6)"
+    holder = subprocess.Popen([sys.executable, "-c", hold, str(run)], stdout=subprocess.PIPE)
     holder.stdout.readline()  # it has the lock
     started = time.monotonic()
     status, _, err = sweep("quantizer=lsq", "bits=2")

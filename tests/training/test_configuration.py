@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 import stq
 import stq.models
 from stq.cli.config_folder import config_folder
-from stq.cli.setting_types import TRAIN, check_kinds
+from stq.cli.setting_types import TRAIN, check_types
 from tests.composed import compose_config
 
 GROUPS = sorted(path for path in Path(config_folder()).iterdir() if path.is_dir())
@@ -22,7 +22,7 @@ def test_option_composes(group, option, tmp_path):
     missing = {"data/npz": ["data.path=x.npz"], "data/timm": ["data.name=hfds/x", "data.num_classes=2"]}
     missing |= {"model/timm": ["model.name=resnet18"], "init/checkpoint": ["init.path=x"]}
     cfg = compose_config(tmp_path, f"{group}={option}", *missing.get(f"{group}/{option}", ()), quick=False)
-    check_kinds(cfg, TRAIN)
+    check_types(cfg, TRAIN)
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     if group == "model":
         assert timm.is_model(cfg.model.name)

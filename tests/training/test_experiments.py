@@ -74,5 +74,5 @@ def test_dry_run_on_a_made_up_image_folder(experiment, overrides, image_folder, 
         tmp_path, f"experiment={experiment}", *overrides, *small, *here, f"data.path={image_folder}", quick=False
     )
     result = train(cfg)
-    assert (result["status"], result["data"]) == ("done", "imagenet")
+    assert (result["status"], result["data"]) == ("done", image_folder.name)
     assert result["size_bytes"] < result["float_size_bytes"] / (4 if experiment != "reactnet_binary" else 2)

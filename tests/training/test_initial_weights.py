@@ -9,8 +9,8 @@ import torch
 from stq.errors import InputError
 from stq.training import train
 from stq.training.build import build_data
-from stq.training.initial_weights import float_config, read_state, start_from
-from tests.composed import compose_config
+from stq.training.initial_weights import read_state, start_from
+from tests.composed import compose_config, float_run_of
 
 
 def state_of(path) -> dict[str, torch.Tensor]:
@@ -24,7 +24,7 @@ def same(a: dict, b: dict) -> bool:
 def test_float_baseline_brings_the_weights_of_the_float_run(finished):
     result, cfg = finished
     start = start_from(cfg, build_data(cfg), train)
-    assert same(start.model.state_dict(), state_of(float_config(cfg).paths.output_dir))
+    assert same(start.model.state_dict(), state_of(float_run_of(cfg)))
     assert start.float_test_top1 == result["float_test_top1"]
 
 
@@ -65,7 +65,7 @@ def test_a_checkpoint_of_another_network_is_refused(finished, runs, tmp_path):
         start_from(wider, build_data(wider), train)
     broken = tmp_path / "broken.ckpt"
     broken.write_bytes(best.read_bytes()[:1000])
-    with pytest.raises(InputError, match="not a checkpoint that can be read"):
+    with pytest.raises(InputError, match="is damaged, not a checkpoint that can be read"):
         read_state(broken)
 
 

@@ -83,10 +83,26 @@ def test_annealing_follows_the_optimizer_steps():
 
 def test_hash_follows_what_decides_the_result_and_nothing_else(tmp_path):
     base = compose_config(tmp_path)
-    deciding = ("bits=2", "seed=1", "optimizer.lr=0.5", "trainer.max_epochs=3", "quantizer=lsq", "data.crop_padding=0")
+    deciding = (
+        "bits=2",
+        "seed=1",
+        "trainer.devices=2",
+        "data.eval_batch_size=7",
+        "optimizer.lr=0.5",
+        "trainer.max_epochs=3",
+        "quantizer=lsq",
+        "data.crop_padding=0",
+    )
     hashes = {config_hash(compose_config(tmp_path, change)) for change in deciding}
     assert len(hashes | {config_hash(base)}) == len(deciding) + 1
-    for incidental in ("logger=wandb", "tags=[a]", "threads=1", "data.workers=2", "paths.data=/x", "trainer.devices=2"):
+    for incidental in (
+        "logger=wandb",
+        "tags=[a]",
+        "threads=1",
+        "data.workers=2",
+        "paths.runs=x",
+        "callbacks.monitor=false",
+    ):
         assert config_hash(compose_config(tmp_path / "elsewhere", incidental)) == config_hash(base), incidental
 
 

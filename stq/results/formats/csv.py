@@ -10,7 +10,7 @@ from ..tables.costs import DEPLOYED, FLOAT_NETWORK
 from ..tables.report_table import Sheet
 
 COLUMNS = (
-    "kind",  # ours, float, published, comparison (top1 is then a difference), failed
+    "kind",  # ours, float, published, comparison (top1 is then a difference), failed, cut short
     "group",
     "row",
     "weight_bits",
@@ -34,17 +34,19 @@ COLUMNS = (
 )
 
 
-def render(sheets, failed) -> str:
+def render(sheets, apart) -> str:
     """Full precision; an empty field is what is not known."""
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for sheet in sheets:
         writer.writerows(lines(sheet))
-    for run in failed:
-        facts = {key: run.result[key] for key in ("weight_bits", "activation_bits")}
-        why = {"row": run.result["method"], "seeds": run.result["seed"], "remarks": run.result["error"]}
-        writer.writerow({"kind": "failed", "group": f"{run.result['data']}, {run.result['model']}"} | facts | why)
+    for run in (run for _, runs in apart for run in runs):
+        result = run.result
+        facts = {key: result[key] for key in ("weight_bits", "activation_bits")}
+        kind = "failed" if result["status"] == "failed" else "cut short"
+        why = {"row": result["method"], "seeds": result["seed"], "remarks": result["error"] or result.get("cut_short")}
+        writer.writerow({"kind": kind, "group": f"{result['data']}, {result['model']}"} | facts | why)
     return out.getvalue()
 
 

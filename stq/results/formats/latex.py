@@ -33,12 +33,12 @@ _SPECIAL = {
 _PATTERN = re.compile("|".join(map(re.escape, _SPECIAL)))
 
 
-def render(sheets, failed) -> str:
-    """Tables of ours, of published numbers and of comparisons for each sheet; failed runs as comments at the end."""
+def render(sheets, apart) -> str:
+    """Tables of ours, of published numbers and of comparisons for each sheet; runs in no table are comments."""
     parts = [r"% \usepackage{booktabs} in the preamble"]
     for sheet in sheets:
         parts += [part(sheet) for part in (_ours, _published, _comparisons, _costs)]
-    parts += [f"% failed, in no table: {failure(run)}".replace("\n", " ") for run in failed]
+    parts += [f"% {heading}: {failure(run)}".replace("\n", " ") for heading, runs in apart for run in runs]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 

@@ -21,12 +21,12 @@ from .number_format import (
 )
 
 
-def render(sheets, failed) -> str:
-    """A section for each sheet; failed runs at the end."""
+def render(sheets, apart) -> str:
+    """A section for each sheet; runs in no table at the end."""
     parts = [part for sheet in sheets for part in _sheet(sheet)]
-    if failed:
-        parts.append("## Failed runs, in no table\n")
-        parts.append("\n".join(f"- {_escape(failure(run))}" for run in failed) + "\n")
+    for heading, runs in apart:
+        parts.append(f"## {heading}\n")
+        parts.append("\n".join(f"- {_escape(failure(run))}" for run in runs) + "\n")
     return "\n".join(parts)
 
 

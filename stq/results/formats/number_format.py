@@ -123,10 +123,12 @@ def _cost(line: CostLine, index: int) -> str:
 
 
 def failure(run: Run) -> str:
-    """A failed run in one line: what it was, why it failed."""
+    """A run that is in no table, in one line: what it was, why it is not."""
     facts = run.result
     bits = f"{facts['weight_bits']}/{facts['activation_bits']} bits"
-    return f"{run.name} ({facts['method']}, {bits}, seed {facts['seed']}): {facts['error'] or 'no reason recorded'}"
+    cut = facts.get("cut_short")
+    reason = f"cut short by {cut}" if cut and facts["status"] == "done" else facts["error"] or "no reason recorded"
+    return f"{run.name} ({facts['method']}, {bits}, seed {facts['seed']}): {reason}"
 
 
 def _probability(p: float | None) -> str:

@@ -30,7 +30,7 @@ from .number_format import (
 )
 
 
-def render(sheets, failed) -> str:
+def render(sheets, apart) -> str:
     """Coloured where standard output is a terminal; as wide as the terminal, or as the table needs in a file."""
     colours = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if colours else 220
@@ -49,9 +49,9 @@ def render(sheets, failed) -> str:
             console.print(_costs(sheet))
         for note in sheet.notes:
             console.print(f"note: {escape(note)}")
-    if failed:
-        console.print(f"\n[bold red]{len(failed)} failed, in no table:[/bold red]")
-        for run in failed:
+    for heading, runs in apart:
+        console.print(f"\n[bold red]{heading} ({len(runs)}):[/bold red]")
+        for run in runs:
             console.print(f"  {escape(failure(run))}")
     lines = console.file.getvalue().splitlines()
     return "\n".join(line.rstrip() for line in lines).strip("\n") + "\n"

@@ -28,7 +28,7 @@ def make_page(
     runs = [(run, group) for group in groups for run in group.runs]
     # float runs stand in every group of their network: the list of runs has them once
     runs = list({run.place: (run, group) for run, group in reversed(runs)}.values())[::-1]
-    shown = [*runs, *((run, None) for run in found.failed)]
+    shown = [*runs, *((run, None) for _, each in found.apart for run in each)]
     parts = {
         "style": (_HERE / "page.css").read_text(),
         "script": (_HERE / "page.js").read_text(),
@@ -37,7 +37,7 @@ def make_page(
         "summary": escape(_summary(found)),
         "contents": _contents(sheets),
         "groups": "\n".join(_group(i, s, p) for i, (s, p) in enumerate(zip(sheets, pictures, strict=True))),
-        "failed": _failed(found),
+        "failed": _apart(found),
         "selects": selects(shown),
         "rows": run_rows(shown),
         "count": str(len(shown)),
@@ -52,6 +52,7 @@ def _summary(found: Collection) -> str:
     code = f"code at {commits.pop()[:10]}" if len(commits) == 1 else f"code at {len(commits)} commits"
     counts = [f"{len(found.done)} runs"]
     counts += [f"{len(found.failed)} failed"] if found.failed else []
+    counts += [f"{len(found.cut_short)} cut short"] if found.cut_short else []
     counts += [f"{len(found.unfinished)} unfinished"] if found.unfinished else []
     return f"{', '.join(counts)} · {code} · made {made} by stq {__version__}"
 
@@ -80,8 +81,9 @@ def _figure(picture: Picture) -> str:
     return f'<figure{width}><div class="scroll" tabindex="0">{image}</div>{caption}</figure>'
 
 
-def _failed(found: Collection) -> str:
-    if not found.failed:
-        return ""
-    items = "".join(f"<li>{escape(failure(run))}</li>" for run in found.failed)
-    return f'<section class="failed"><h2>Failed runs, in no table</h2><ul>{items}</ul></section>'
+def _apart(found: Collection) -> str:
+    sections = []
+    for heading, runs in found.apart:
+        items = "".join(f"<li>{escape(failure(run))}</li>" for run in runs)
+        sections.append(f'<section class="failed"><h2>{escape(heading)}</h2><ul>{items}</ul></section>')
+    return "".join(sections)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,13 +15,20 @@ from .run import RECORDED, Run
 
 @dataclass
 class Collection:
-    """The runs found: done, failed (with a reason in their result), folders of runs without a result yet, and what a
-    reader should know of them."""
+    """The runs found: done, failed (with a reason in their result), cut short by a debugging setting, folders of runs
+    without a result yet, and what a reader should know of them."""
 
     done: list[Run] = field(default_factory=list)
     failed: list[Run] = field(default_factory=list)
+    cut_short: list[Run] = field(default_factory=list)
     unfinished: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def apart(self) -> list[tuple[str, list[Run]]]:
+        """(heading, runs) of those that are in no table."""
+        kinds = (("Failed runs", self.failed), ("Runs cut short by a debugging setting", self.cut_short))
+        return [(f"{heading}, in no table", runs) for heading, runs in kinds if runs]
 
 
 def collect(places: Iterable[Path]) -> Collection:
@@ -38,7 +44,8 @@ def collect(places: Iterable[Path]) -> Collection:
     for path in _files(places, found.unfinished):
         for run in read_recorded(path) if path.suffix == ".jsonl" else (Run(path, read_result(path)),):
             _check(run)
-            (found.done if run.result["status"] == "done" else found.failed).append(run)
+            done = found.cut_short if run.result.get("cut_short") else found.done
+            (done if run.result["status"] == "done" else found.failed).append(run)
     found.done = _once(found.done, found.notes)
     if not found.done:
         raise InputError(_nothing(places, found))
@@ -72,36 +79,28 @@ def _unreadable(error: OSError) -> None:
 
 
 def _check(run: Run) -> None:
-    """The keys that the tables use have the right kind of value. Raises InputError naming file and key."""
+    """The numbers that the tables use are in range. Raises InputError naming file and key."""
     result, done = run.result, run.result["status"] == "done"
     if result["status"] not in ("done", "failed"):
         raise InputError(f"{run.place}: 'status' is {result['status']!r}, neither 'done' nor 'failed'")
-    for key in ("method", "data", "model", "config_hash"):
-        if not isinstance(result[key], str):
-            raise InputError(f"{run.place}: '{key}' is {result[key]!r}, not a name")
-    for key in ("weight_bits", "activation_bits", "first_last_bits", "seed", *(["epochs"] if done else [])):
-        if key == "first_last_bits" and result[key] is None:
-            continue
-        if not isinstance(result[key], int) or isinstance(result[key], bool):
-            raise InputError(f"{run.place}: '{key}' is {result[key]!r}, not an integer")
-    if not isinstance(result["git_commit"], str | None):
-        raise InputError(f"{run.place}: 'git_commit' is {result['git_commit']!r}, not a commit")
+    if done and result["epochs"] is None:
+        raise InputError(f"{run.place}: 'epochs' is None, not an integer")
     for key in ("test_top1", "val_top1", "float_test_top1"):
         value = result[key]
         if value is None and (key != "test_top1" or not done):
             continue
-        if not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 100:
+        if value is None or not 0 <= value <= 100:  # not a number is not in between either
             raise InputError(f"{run.place}: '{key}' is {value!r}, not a percentage")
     for key in ("parameters", "size_bytes", "float_size_bytes", "wall_seconds", *OPTIONAL_KEYS):
         value = result.get(key)
-        if value is not None and (not isinstance(value, int | float) or not value >= 0):
+        if value is not None and not value >= 0:
             raise InputError(f"{run.place}: '{key}' is {value!r}, not a positive number")
 
 
 def _once(runs: list[Run], notes: list[str]) -> list[Run]:
     seen: dict[tuple[str, int], Run] = {}
     for run in runs:
-        key = run.result["config_hash"], run.result["seed"]
+        key = run.result.get("identity") or run.result["config_hash"], run.result["seed"]
         first = seen.setdefault(key, run)
         if first is run:
             continue
@@ -119,6 +118,8 @@ def _nothing(places: list[Path], found: Collection) -> str:
     if found.failed:
         first = found.failed[0]
         return f"{where}: all {len(found.failed)} runs failed, {first.name} with: {first.result['error']}"
+    if found.cut_short:
+        return f"{where}: no whole run, {len(found.cut_short)} cut short by {found.cut_short[0].result['cut_short']}"
     if found.unfinished:
         return f"{where}: no finished run, {len(found.unfinished)} without a result yet (no {FILE_NAME})"
     return f"{where}: no run there (no {FILE_NAME} in it or below)"

@@ -1,67 +1,128 @@
-"""What of a run's configuration decides its result, and the hash of that; needs no training code."""
+"""Which configuration a run has: a hash of all settings, less a short list of those that cannot change its numbers."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-# these decide the result; paths, loggers, launchers and progress bars do not
-_DECIDING = (
-    "model",
-    "quantizer",
-    "weight_bits",
-    "activation_bits",
-    "first_last_bits",
-    "data",
-    "optimizer",
-    "scheduler",
-    "loss",
-    "init",
-    "seed",
-)
-_TRAINER = ("max_epochs", "precision", "gradient_clip_val", "accumulate_grad_batches", "limit_train_batches")
-_INCIDENTAL_DATA = ("workers", "eval_batch_size", "path", "download")
+# Everything that is not listed here is part of the hash, also what users add. A setting that is null or empty counts as
+# one that is not there, so that a new setting whose default is null leaves the hashes as they are.
+INCIDENTAL: dict[str, str] = {
+    "variables": "values for ${variables.NAME}: what uses them holds them",
+    "learning_rate": "the same in experiments of older runs",
+    "published_decay": "the same in recipes of older runs",
+    "bits": "short for weight_bits and activation_bits, which hold what it says",
+    "paths": "where runs and data lie",
+    "logger": "who is told of the numbers",
+    "sweep_name": "a folder",
+    "tags": "the user's labels",
+    "run": "the folder that a run is resumed in",
+    "trust": "what a run folder may name",
+    "jobs": "how many jobs run at a time",
+    "slurm": "where jobs run",
+    "threads": "the hardware in use, recorded as such",
+    "trainer.accelerator": "the hardware in use, recorded as such",
+    "trainer.enable_progress_bar": "what is shown",
+    "callbacks.monitor": "logs what quantizers do, and only that",
+    "data.label": "what tables call the data",
+    "data.download": "how the data came; what they are, their fingerprint says",
+    "data.source.download": "how the data came; what they are, their fingerprint says",
+}
+# the same for data sets in memory, whose augmentation is drawn for an epoch at once, whoever loads it
+_ARRAYS, _OF_ARRAYS = "stq.data.ArrayDataModule", ("data.workers",)
+# settings that older runs lack, with the value that they had
+_ADDED: dict[str, Any] = {"compile": False}
+# settings that are known by what they name and not by their name: the data's fingerprint, the content of a file
+LOCATED = ("data.path", "data.source.path", "init.path")
+# a run with one of these is one that tries something out
+_DEBUGGING: dict[str, tuple[Any, ...]] = {
+    "trainer.fast_dev_run": (None, False, 0),
+    "trainer.overfit_batches": (None, 0, 0.0),
+    "trainer.limit_train_batches": (None, 1.0),
+    "trainer.limit_val_batches": (None, 1.0),
+    "trainer.limit_test_batches": (None, 1.0),
+    "trainer.max_time": (None,),
+}
 
 
-def config_hash(cfg: DictConfig) -> str:
-    """16 hexadecimal digits that change whenever something that decides the result changes."""
-    kept = deciding({key: _plain(cfg, key) for key in (*_DECIDING, "trainer", "callbacks", "compile")})
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+def config_hash(config: DictConfig | Mapping[str, Any]) -> str:
+    """16 hexadecimal digits for a configuration, composed or as read from config.yaml; names run folders.
+
+    They change whenever a setting changes that is not on the list ``INCIDENTAL``. No data are read.
+    """
+    text = json.dumps(covered(config), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a plain configuration (config.yaml as read) that decides the result; a key it lacks is null."""
-    kept = {key: config.get(key) for key in _DECIDING}
-    kept["trainer"] = {key: (config.get("trainer") or {}).get(key) for key in _TRAINER}
-    kept["progressive"] = (config.get("callbacks") or {}).get("progressive")
-    batches = (config.get("callbacks") or {}).get("reestimate_batch_norm")
-    if batches is not None:  # left out otherwise, and so is the next, as before there was a choice
-        kept["reestimate_batch_norm"] = batches
-    if config.get("compile"):  # sums in another order
-        kept["compile"] = True
-    kept["data"] = _without(kept["data"], _INCIDENTAL_DATA)
-    kept["init"] = {key: value for key, value in (kept["init"] or {}).items() if value is not None}
+def covered(config: DictConfig | Mapping[str, Any], without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The settings that the hash covers, as plain nested dictionaries; ``without`` leaves out more of them."""
+    plain = _plain(config)
+    in_memory = (plain.get("data") or {}).get("_target_", _ARRAYS) == _ARRAYS
+    return _kept(plain, "", {*INCIDENTAL, *without, *(_OF_ARRAYS if in_memory else ())})
+
+
+def cut_short(config: DictConfig | Mapping[str, Any]) -> str | None:
+    """The debugging setting that cuts a run short, as ``key=value``; None where there is none."""
+    plain = _plain(config)
+    for key, unset in _DEBUGGING.items():
+        section, name = key.split(".")
+        value = (plain.get(section) or {}).get(name)
+        if not any(value is each or (type(value) is type(each) and value == each) for each in unset):
+            return f"{key}={value}"
+    return None
+
+
+def first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
+    """``bits is 2 here and 4 there`` for the first covered setting in which two configurations differ."""
+    a, b = (flat(covered(config)) for config in (ours, theirs))
+    for key in sorted(a.keys() | b.keys()):
+        if a.get(key) != b.get(key):
+            return f"{key} is {a.get(key, 'not set')} here and {b.get(key, 'not set')} there"
+    return None
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _kept(tree: Mapping[str, Any], prefix: str, left_out: set[str]) -> dict[str, Any]:
+    kept = {}
+    for key, value in tree.items():
+        if f"{prefix}{key}" in left_out:
+            continue
+        if isinstance(value, Mapping):
+            value = _kept(value, f"{prefix}{key}.", left_out)
+        added = _ADDED.get(f"{prefix}{key}")
+        if value not in (None, {}, []) and (added is None or value != added):
+            kept[str(key)] = value
     return kept
 
 
-def _without(tree: object, names: tuple[str, ...]) -> object:
-    if not isinstance(tree, dict):
-        return tree
-    kept = {key: _without(value, names) for key, value in tree.items() if key not in names}
-    path = Path(str(tree.get("path")))
-    if path.suffix:
-        kept["file"] = path.name  # where a data set lies does not matter, which one it is does
-    return kept
-
-
-def _plain(cfg: DictConfig, key: str) -> Any:
+def _plain(config: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(config, dict):
+        return config
     from omegaconf import OmegaConf
 
-    value = cfg.get(key)
+    container = OmegaConf.to_container(config, resolve=False)
+    # the resolver of run folders' names asks for the hash while the rest of Hydra's own node cannot be resolved yet
+    keys = [key for key in container if key != "hydra" and key not in INCIDENTAL]
+    return {key: _resolved(config, key) for key in keys}
+
+
+def _resolved(config: DictConfig, key: str) -> Any:
+    from omegaconf import OmegaConf
+
+    value = config.get(key)
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

@@ -72,7 +72,7 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The configuration; empty where it is not kept. Raises InputError if config.yaml is there and broken."""
-        return self.recorded["config"] if self.recorded is not None else _read_yaml(self.companion("config.yaml"))
+        return self.recorded["config"] if self.recorded is not None else read_yaml(self.companion("config.yaml"))
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -87,7 +87,8 @@ class Run:
             raise InputError(f"{where} is not the configuration of a run of stq") from None
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A config.yaml as plain data; empty where there is none. Raises InputError where it is broken."""
     try:
         config = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except FileNotFoundError:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .config_hash import deciding
+from .config_hash import LOCATED, covered, flat
 
 # told by the table itself, or by the result
-_ELSEWHERE = {"weight_bits", "activation_bits", "first_last_bits", "seed", "model.name", "data.name", "data.label"}
+_ELSEWHERE = {"weight_bits", "activation_bits", "first_last_bits", "seed", "model.name", "data.name"}
 _ELSEWHERE |= {"quantizer.method", "trainer.max_epochs"}
 
 
@@ -17,8 +17,7 @@ def deciding_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises AttributeError where a group of settings is something else.
     """
-    flat = _flatten(deciding(config)) if config else {}
-    return {key: value for key, value in flat.items() if key not in _ELSEWHERE}
+    return flat(covered(config, without=(*LOCATED, *_ELSEWHERE)))
 
 
 def differing(settings: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -57,13 +56,3 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
     keys = list(keys)
     last = [key.rpartition(".")[2] for key in keys]
     return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flatten(value, f"{prefix}{key}.")
-        elif value not in ({}, None):  # unset and empty are the same wherever defaults are written out
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -11,20 +11,42 @@ from ...errors import InputError
 from ...quantization.calibration import calibrate
 from ...quantization.surgery import input_quantizer, quantized_layers, set_bits, weight_quantizer
 from ...quantizers import check_bits
+from .averaging import restart_averages
+
+
+def stages(schedule: str | Mapping[float, int] | None) -> dict[float, int] | None:
+    """Bits by the part of training at which they begin, in order.
+
+    schedule: ``"8-4@0.3-3@0.6"``, which every shell leaves alone (8 bits at first, 4 from 30 % of the epochs, 3 from
+    60 %; without @ a stage begins where stages of equal length would), or ``{0.0: 8, 0.3: 4, 0.6: 3}``. Raises
+    InputError for another form.
+    """
+    if schedule is None:
+        return None
+    try:
+        if isinstance(schedule, str):
+            parts = [part.partition("@") for part in schedule.split("-")]
+            places = [float(at) if at else number / len(parts) for number, (_, _, at) in enumerate(parts)]
+            schedule = dict(zip(places, (int(bits) for bits, _, _ in parts), strict=True))
+        return dict(sorted((float(part), int(bits)) for part, bits in schedule.items()))
+    except (ValueError, TypeError, AttributeError):
+        raise InputError(
+            f"callbacks.progressive={schedule} is not bits by stage such as 8-4-3 or 8-4@0.3-3@0.6"
+        ) from None
 
 
 class ProgressiveBits(Callback):
-    """Bits that fall in stages: ``{0.0: 8, 0.3: 4, 0.6: 3}`` is 8 bits at first, 4 from 30 % of the epochs, then 3.
+    """Bits that fall in stages, as ``stages`` gives them.
 
     The last stage must have the bits of the configuration. Layers with bits of their own (first, last, overrides) keep
     them. At each change the steps are calibrated anew. Raises InputError for a schedule that makes no sense.
     """
 
     def __init__(self, schedule: Mapping[float, int], weight_bits: int, activation_bits: int):
-        self.schedule = dict(sorted((float(part), int(bits)) for part, bits in schedule.items()))
+        self.schedule = dict(schedule)
         parts = list(self.schedule)
         if not parts or parts[0] != 0 or parts[-1] >= 1:
-            raise InputError("callbacks.progressive must start at part 0.0 and stay below 1.0, as in {0.0: 8, 0.5: 3}")
+            raise InputError("callbacks.progressive must start at part 0.0 and stay below 1.0, as in 8-4@0.3-3@0.6")
         for bits in self.schedule.values():
             try:
                 check_bits(bits, "callbacks.progressive")
@@ -36,6 +58,15 @@ class ProgressiveBits(Callback):
                 f"callbacks.progressive must end at the bits of the run, {weight_bits} or {activation_bits}"
             )
         self.paths: set[str] = set()
+
+    def check_reached(self, epochs: int) -> None:
+        """Raise InputError where the last stage would begin after the last of so many epochs (-1: not known)."""
+        last = list(self.schedule)[-1]
+        if epochs > 0 and last > (epochs - 1) / epochs + 1e-9:
+            raise InputError(
+                f"callbacks.progressive: the last stage, from {last:g}, never begins in {epochs} epochs; let it begin "
+                f"at {(epochs - 1) / epochs:.2g} or before"
+            )
 
     def bits_at(self, fraction: float) -> tuple[int, int]:
         """(weight bits, activation bits) at a part of training; never below those of the run."""
@@ -52,7 +83,7 @@ class ProgressiveBits(Callback):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Change the bits where a stage begins."""
-        bits = self.bits_at(trainer.current_epoch / trainer.max_epochs)
+        bits = self.bits_at(trainer.current_epoch / max(1, trainer.max_epochs))
         current = {
             (getattr(weight_quantizer(layer), "bits", bits[0]), getattr(input_quantizer(layer), "bits", bits[1]))
             for path, layer in quantized_layers(module.model)
@@ -61,6 +92,7 @@ class ProgressiveBits(Callback):
         if current != {bits}:
             set_bits(module.model, *bits, only=self.paths)
             calibrate(module.model, trainer.datamodule.calibration_batch())
+            restart_averages(trainer, module)
             for checkpoint in trainer.checkpoint_callbacks:  # only networks of the final bits may be selected
                 checkpoint.best_k_models.clear()
                 checkpoint.best_model_score = None

@@ -43,7 +43,7 @@ def test_latex(runs, capsys):
     columns = {line.count(" & ") for line in text.replace(r" \& ", " ").splitlines() if line.startswith("2/2 & ")}
     assert columns == {6}
     (comment,) = [line for line in text.splitlines() if "first |" in line]
-    assert comment.startswith("% failed")
+    assert comment.startswith("% Failed runs")
     assert "second" in comment
 
 

@@ -129,7 +129,7 @@ def test_a_setting_that_no_file_tells_is_a_question_mark(tmp_path):
 def test_what_does_not_decide_the_result_makes_no_row(tmp_path):
     for seed in range(2):
         folder = make_run(tmp_path / f"{seed}", seed=seed)
-        incidental = f"data: {{workers: {seed}, path: /{seed}, eval_batch_size: {seed}}}\nlogger: {{name: {seed}}}\n"
+        incidental = f"data: {{workers: {seed}, path: /{seed}, label: d{seed}}}\nlogger: {{name: {seed}}}\n"
         (folder / "config.yaml").write_text(incidental)
     assert labels(tmp_path) == ["lsq"]
 

@@ -1,0 +1,103 @@
+"""Which run this is: its settings, what its data hold, and what the files hold that its settings name."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from ...storage.content_hash import HashCache, digest, file_digest, file_stamp
+from ...storage.durable_files import write_text_durably
+from .config_hash import LOCATED, config_hash, covered, first_difference, flat
+from .result_file import read_result
+from .run import read_yaml
+
+FILE_NAME = "identity.json"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """identity: 16 hexadecimal digits for everything below. config_hash: of the settings, with paths by their names.
+
+    data_fingerprint: of the data's content. files: by dotted setting, the hash of the file that it names.
+    """
+
+    identity: str
+    config_hash: str
+    data_fingerprint: str
+    files: dict[str, str]
+
+
+def identify(config: Mapping[str, Any], data_fingerprint: str, cache: HashCache) -> Identity:
+    """The identity of a run. The same data and files in another place are the same run."""
+    files = named_files(config, cache)
+    settings = covered(config, without=(*LOCATED, *files))
+    whole = digest(settings, data_fingerprint, files)[:16]
+    return Identity(whole, config_hash(config), data_fingerprint, files)
+
+
+def named_files(config: Mapping[str, Any], cache: HashCache) -> dict[str, str]:
+    """The hash of each existing file that a setting names, by dotted key; the data are known by their fingerprint."""
+    found = {}
+    for key, value in flat(covered(config)).items():
+        if not isinstance(value, str) or key.startswith("data.") or not (os.sep in value or Path(value).suffix):
+            continue
+        path = Path(value)
+        if path.is_file():
+            found[key] = cache.of(file_stamp(path), lambda path=path: file_digest(path))
+    return found
+
+
+def write_identity(folder: Path, identity: Identity) -> None:
+    """Into a run folder, before training, so that an interrupted run is known by it."""
+    write_text_durably(folder / FILE_NAME, json.dumps(asdict(identity), indent=2) + "\n")
+
+
+def read_identity(folder: Path) -> Identity | None:
+    """Of a run folder; None where an older stq wrote it, or where it is damaged."""
+    try:
+        return Identity(**json.loads((folder / FILE_NAME).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def finished_result(folder: Path, identity: Identity, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result of a run folder that is done, None where there is none or where its run goes on.
+
+    Raises InputError if the folder holds another run, finished or not: one with other settings, data or files. A folder
+    of an older stq is known by its config.yaml.
+    """
+    if not folder.is_dir():
+        return None
+    result = read_result(folder) if (folder / "result.json").is_file() else None
+    _refuse_another(folder, identity, config, result)
+    return result if result is not None and result["status"] == "done" else None
+
+
+def _refuse_another(
+    folder: Path, identity: Identity, config: Mapping[str, Any], result: Mapping[str, Any] | None
+) -> None:
+    theirs = read_yaml(folder / "config.yaml")
+    kept = read_identity(folder)
+    found = (result or {}).get("identity") or (kept.identity if kept else None)
+    if found is None and not theirs:
+        if result is not None:  # nothing but an older result: by the hash that it was given
+            raise InputError(f"{folder} holds another run ({result['config_hash']}): choose a new folder")
+        return
+    same = found == identity.identity if found is not None else config_hash(theirs) == identity.config_hash
+    if same:
+        return
+    state = "holds another run" if result is not None else "holds an interrupted run with other settings"
+    why = first_difference(config, theirs) if theirs else None
+    if why is None and kept is not None and kept.data_fingerprint != identity.data_fingerprint:
+        why = "its data were others, or have changed since"
+    if why is None and kept is not None and kept.files != identity.files:
+        changed = sorted({key for key, _ in kept.files.items() ^ identity.files.items()})[0]
+        why = f"the file that {changed} names was another, or has changed since"
+    raise InputError(
+        f"{folder} {state} ({why or 'its record is another'}): choose a new folder, or give the same settings"
+    )

@@ -1,0 +1,21 @@
+"""Averages of weights (EMA, SWA) beside quantizers: those of other bits, or from before calibration, do not count."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+from ...quantization.surgery import adopt_bits
+
+
+@torch.no_grad()
+def restart_averages(trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    """Let every averaged model that a callback of the trainer keeps begin anew from the model as it is now."""
+    state = module.state_dict()
+    for callback in trainer.callbacks:
+        for average in vars(callback).values():
+            if isinstance(average, AveragedModel):
+                adopt_bits(average.module, state)
+                average.module.load_state_dict(state)
+                average.n_averaged.zero_()

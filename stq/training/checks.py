@@ -1,0 +1,75 @@
+"""What is checked before anything is trained, so that no float baseline is trained for a slip in a later setting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+
+from ..errors import InputError, nearest
+from ..quantization.calibration import calibrate
+from .build import add_quantizers, build_backbone, is_quantized, plain
+from .callbacks.progressive_bits import ProgressiveBits, stages
+from .classifier import Classifier
+from .initial_weights import check_start
+from .loggers import check_logger
+from .trainer import user_callbacks
+
+_SECTIONS = ("model", "quantizer", "data", "init", "optimizer", "scheduler", "loss", "trainer", "callbacks", "logger")
+_VALUES = ("bits", "weight_bits", "activation_bits", "first_last_bits", "sweep_name", "seed", "tags", "threads")
+# launchers add theirs
+_KNOWN = {*_SECTIONS, *_VALUES, "paths", "compile", "variables", "run", "trust", "jobs", "slurm"}
+_CLOSED = {
+    "loss": ("label_smoothing", "mixup", "cutmix", "distillation_weight", "distillation_temperature"),
+    "init": ("start", "path", "float"),
+    "paths": ("runs", "float_dir", "data", "output_dir"),
+    "logger": ("name", "project", "group", "mode"),
+}
+_SAMPLES = 4  # images that the quantized network is tried on
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Raise InputError for a setting that nothing reads, and for settings that contradict each other."""
+    _refuse_unknown("", plain(cfg), _KNOWN)
+    for section, known in _CLOSED.items():
+        _refuse_unknown(f"{section}.", plain(cfg[section]) or {}, known)
+    check_start(cfg)
+    check_logger(cfg)
+    if cfg.trainer.max_epochs == -1 and not (cfg.trainer.get("max_steps") or cfg.trainer.get("max_time")):
+        raise InputError("trainer.max_epochs=-1 needs a length in steps: +trainer.max_steps=NUMBER")
+    if cfg.loss.distillation_weight > 0 and cfg.init.start == "scratch":
+        raise InputError(
+            "loss.distillation_weight above 0 learns from the float network that the run starts from, and init=scratch "
+            "has none that was trained: use init=float_baseline, pretrained or checkpoint"
+        )
+    if is_quantized(cfg) and cfg.callbacks.progressive:
+        schedule = ProgressiveBits(stages(plain(cfg.callbacks.progressive)), cfg.weight_bits, cfg.activation_bits)
+        schedule.check_reached(cfg.trainer.max_epochs)
+
+
+def check_before_training(cfg: DictConfig, data: pl.LightningDataModule) -> None:
+    """Build everything that is trained, on random weights, and run it on a few images. Raises InputError."""
+    user_callbacks(cfg)
+    model = build_backbone(cfg, data)
+    if is_quantized(cfg):
+        add_quantizers(model, cfg)
+        calibrate(model, data.calibration_batch(_SAMPLES))
+    module = Classifier(model, data.num_classes, *(plain(cfg[each]) for each in ("optimizer", "scheduler", "loss")))
+    module.check_optimizers()
+    with torch.no_grad():
+        scores = model.eval()(data.calibration_batch(_SAMPLES).to(next(model.parameters()).device))
+    if not isinstance(scores, torch.Tensor) or scores.shape != (_SAMPLES, data.num_classes):
+        shape = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+        raise InputError(
+            f"the model gives {shape} for {_SAMPLES} images; a classifier of {data.num_classes} classes gives "
+            f"{(_SAMPLES, data.num_classes)}"
+        )
+
+
+def _refuse_unknown(prefix: str, found: Mapping[str, Any], known: Mapping | tuple | set) -> None:
+    for key in found:
+        if key not in known:
+            raise InputError(f"there is no setting '{prefix}{key}'{nearest(key, known)}: nothing would read it")
