@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 .PHONY: help install dev demo test test-all lint format docs clean
 
-help: ## list what there is to make
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 $(BIN)/pip:
@@ -38,7 +38,7 @@ lint: $(VENV)/.dev ## check style, and that imports point downwards
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 
-format: $(VENV)/.dev ## put style right
+format: $(VENV)/.dev ## fix style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

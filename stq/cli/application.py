@@ -87,6 +87,8 @@ def application(task: Callable[[DictConfig], object], config_name: str, sweeps: 
                 raise job.mistakes[0]
             if failed := summarize_sweep():
                 raise SystemExit(min(failed, 1))
+        except BrokenPipeError:  # `| head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except KeyboardInterrupt as interruption:
             told = str(interruption) or "interrupted: the same command goes on from the last checkpoints"
             print(told, file=sys.stderr)

@@ -24,7 +24,8 @@ def explain(error: Exception, config_name: str) -> str | None:
         return None
     text = str(error)
     if override := getattr(error, "override", None):
-        return f"'{override}' cannot be read as key=value: {text.splitlines()[0]}"
+        hint = f"write {override}=VALUE" if re.fullmatch(r"[\w.]+", override) else text.splitlines()[0]
+        return f"'{override}' cannot be read as key=value: {hint}"
     if found := re.search(r"Could not find '([^']+)/([^'/]*)'", text):
         group, option = found.groups()
         if group == "hydra/launcher" and option in _EXTRAS:

@@ -101,4 +101,5 @@ def _geometry(step: Step) -> dict:
 def _array(tensor: Tensor, dtype: type = np.float32) -> np.ndarray:
     """A contiguous copy, since the model may train on."""
     tensor = tensor.detach().cpu()
-    return np.array(tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor, dtype=dtype)
+    wide = tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    return np.array(wide.numpy(), dtype=dtype)

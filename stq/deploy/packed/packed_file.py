@@ -45,7 +45,7 @@ def unpack(packed: np.ndarray, shape: tuple[int, ...], bits: int, low: int, stri
 
 def export_packed(network: Network, input_size: tuple[int, ...], path: Path) -> Path:
     """Write the packed file."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     tensors, nodes = {}, []
     for node in network.nodes:
@@ -56,7 +56,7 @@ def export_packed(network: Network, input_size: tuple[int, ...], path: Path) -> 
         shapes = {key: list(array.shape) for key, array in node.arrays.items()}
         nodes.append([node.name, node.op, list(node.inputs), node.attributes, shapes])
     header = {"format": FORMAT, "version": VERSION, "input_size": list(input_size), "nodes": nodes}
-    save_file(tensors, path, metadata={"stq": json.dumps(header, separators=(",", ":"))})
+    path.write_bytes(save(tensors, metadata={"stq": json.dumps(header, separators=(",", ":"))}))
     return path
 
 

@@ -106,6 +106,8 @@ def _checksum(result: Mapping[str, Any]) -> str:
 def read_result(path: Path) -> dict[str, Any]:
     """Read one result.json (or the one in a run folder). Raises InputError where it is missing, broken or foreign."""
     path = path / FILE_NAME if path.is_dir() else path
+    if path.suffix != ".json":
+        raise InputError(f"{path} is not a result file: give a result.json, a results.jsonl, or folders that hold them")
     try:
         result = json.loads(path.read_text())
     except FileNotFoundError:

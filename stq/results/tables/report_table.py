@@ -84,9 +84,9 @@ def find_row(groups: Sequence[Group], label: str) -> list[Row]:
     """The rows called ``label``, one a group at most. Raises InputError, with the nearest name, where there is none."""
     labels = sorted({row.label for group in groups for row in group.rows})
     if label not in labels:
-        raise InputError(
-            f"there is no row '{label}'{nearest(label, labels)}: there are {', '.join(labels) or 'only float runs'}"
-        )
+        more = f" and {len(labels) - 8} more" if len(labels) > 8 else ""
+        listed = ", ".join(labels[:8]) + more if labels else "only float runs"
+        raise InputError(f"there is no row '{label}'{nearest(label, labels)}: there are {listed}")
     return [row for group in groups for row in group.rows if row.label == label]
 
 
