@@ -15,6 +15,8 @@ _HOMES = {
     "summary": "quantization.summary",
     "quantized_layers": "quantization.surgery",
     "set_bits": "quantization.surgery",
+    "set_progress": "quantization.annealing",
+    "load_float": "quantization.float_weights",
     "parameter_groups": "quantization.parameter_groups",
     "Policy": "quantization.policy",
     # the registries, and what a quantizer of one's own is made of

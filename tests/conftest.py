@@ -46,7 +46,8 @@ def trained(digits):
                     stq.calibrate(model, images[:256])
                 optimizer = torch.optim.Adam(model.parameters(), 3e-3)
                 model.train()
-                for _ in range(100):
+                for step in range(100):
+                    stq.set_progress(model, step / 99)
                     index = torch.randint(len(images), (64,))
                     optimizer.zero_grad()
                     F.cross_entropy(model(images[index]), labels[index]).backward()

@@ -20,7 +20,7 @@ from ..results.runs.config_hash import config_hash
 from ..results.runs.legacy_hash import legacy_hash
 from ..sweeps.job import run_in_sweep
 from ..sweeps.progress import go_on_without_a_worker, summarize_sweep
-from .config_folder import config_folder
+from .config_folder import config_folder, offer_plugins
 from .explain import explain
 
 _RESOLVERS = {
@@ -78,6 +78,7 @@ def application(task: Callable[[DictConfig], object], config_name: str, sweeps: 
         job = Job(task)
         try:
             with _hydra_raises() as wanted:
+                offer_plugins()
                 sys.argv[1:] = arguments = _flags_first(sys.argv[1:])
                 if not sweeps and arguments[:1] and arguments[0] in _MULTIRUN:
                     raise InputError(f"stq-{config_name} takes one run at a time: leave {arguments[0]} out")
@@ -114,6 +115,8 @@ def _flags_first(arguments: list[str]) -> list[str]:
     for flag in (argument.split("=")[0] for argument in arguments if argument.startswith("-")):
         if not any(name.startswith(flag) for name in known):
             raise InputError(f"there is no option {flag}{nearest(flag, known)}: see --help")
+    # a network of the user's takes the place of whatever network the configuration has
+    arguments = [f"++{each}" if each.startswith("model._target_=") else each for each in arguments]
     multirun = [argument for argument in arguments if argument in _MULTIRUN]
     return multirun + [argument for argument in arguments if argument not in multirun]
 

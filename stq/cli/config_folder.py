@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -16,15 +17,37 @@ def config_folder() -> str:
     return str(inside if inside.is_dir() else package.parent / "conf")
 
 
+def offer_plugins() -> None:
+    """Let ``quantizer=NAME`` choose the quantizer that another package offers under the entry point of that name."""
+    from hydra.core.config_store import ConfigStore
+
+    for point in entry_points(group="stq.quantizers"):
+        if not any((folder / "quantizer" / f"{point.name}.yaml").is_file() for folder in _folders()):
+            node = {"defaults": ["base"], "method": point.name}
+            ConfigStore.instance().store(group="quantizer", name=point.name, node=node)
+
+
 def options_of(group: str) -> list[str]:
     """Names that a group can be set to."""
-    files = (Path(config_folder()) / group).glob("*.yaml")
-    return sorted(file.stem for file in files if file.stem != "base")
+    names = {file.stem for folder in _folders() for file in (folder / group).glob("*.yaml")} - {"base"}
+    return sorted(
+        names | ({point.name for point in entry_points(group="stq.quantizers")} if group == "quantizer" else set())
+    )
 
 
 def is_group(name: str) -> bool:
     """Whether ``name`` is a folder of options."""
-    return (Path(config_folder()) / name).is_dir()
+    return any((folder / name).is_dir() for folder in _folders())
+
+
+def _folders() -> list[Path]:
+    """Ours, and the user's of ``--config-dir``."""
+    found, arguments = [Path(config_folder())], sys.argv[1:]
+    for flag, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, given, value = flag.partition("=")
+        if name in ("--config-dir", "-cd"):
+            found.append(Path(value if given else following))
+    return found
 
 
 def settings_of(config_name: str) -> Iterator[str]:

@@ -82,7 +82,7 @@ TRAIN: Mapping[str, SettingType] = {
     "compile": _FLAG,
     "run": _or_null(_PATH),
     "trust": _PATHS,
-    "model.name": _NAME,
+    "model.name": _or_null(_NAME),
     "model.width": _whole(1),
     "quantizer.settings": _or_null(_SETTINGS),
     "quantizer.layers": _OVERRIDES,

@@ -2,52 +2,69 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from .summary import Summary, summary
-from .surgery import float_weight, input_quantizer, quantized_layers, weight_quantizer
+from .surgery import float_weight, input_quantizer, quantized_layers, quantizers, weight_quantizer
 
 log = logging.getLogger(__name__)
 
+Batch = Tensor | Sequence[Any] | Mapping[str, Any]
+
 
 @torch.no_grad()
-def calibrate(model: nn.Module, batch: Tensor | Sequence[Tensor]) -> Summary:
+def calibrate(model: nn.Module, batch: Batch, forward: Callable[[Any], object] | None = None) -> Summary:
     """Run one batch through a quantized model and set each quantizer from what it sees; returns ``stq.summary(model)``.
 
-    batch: the model's input, or a sequence whose first item it is (a batch of a data loader). Each layer is calibrated
-    on inputs that come through the already quantized layers before it. A layer's input is taken to be signed if the
-    batch holds a negative value, unless the policy says otherwise; the summary says which it was.
-    Batch norms use the statistics of the batch, as they will in training; their running statistics and all else of the
-    model stay as they are. Raises ValueError for a batch with NaN, or a model without quantizers.
+    batch: the model's input; a batch of a data loader, whose first item it is; for a model of several inputs a sequence
+    of them, or a dictionary by argument name. forward: what to do with the batch instead of ``model(input)``, such as a
+    training step. Each layer is calibrated on inputs that come through the already quantized layers before it, those of
+    all its calls. A layer's input is taken to be signed if the batch holds a negative value, unless the policy says
+    otherwise; the summary says which it was.
+
+    Batch norms are in the mode that training will have: they use the statistics of the batch, but for those that are in
+    evaluation while the model is in training. Their running statistics and all else of the model stay as they are. In a
+    distributed run every process must call this, each with its own batch; they agree on signedness and on the steps of
+    the first. Raises ValueError for a batch with NaN, or a model without quantizers.
     """
-    inputs = batch if isinstance(batch, Tensor) else batch[0]
     layers = list(quantized_layers(model))
     if not layers:
         raise ValueError("the model has no quantizers: call stq.quantize(model, ...) before stq.calibrate")
-    if not torch.isfinite(inputs).all():
+    inputs = _inputs(model, batch) if forward is None else batch
+    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    if not all(torch.isfinite(tensor).all() for tensor in tensors if tensor.is_floating_point()):
         raise ValueError("cannot calibrate on a batch that holds NaN or infinity")
-    parameter = next(model.parameters())
-    seen: set[str] = set()
-    handles = []
-    for path, layer in layers:
+    device = next(model.parameters()).device
+    inputs = tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, inputs)
+    run = forward or (lambda given: _call(model, given))
+    for _, layer in layers:
         if (quantizer := weight_quantizer(layer)) is not None:
             quantizer.calibrate(float_weight(layer))
-        if input_quantizer(layer) is not None:
-            hook = _calibration_hook(path, seen)
-            handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True, prepend=True))
-    try:
-        with _as_training_sees(model, len(inputs)):
-            model(inputs.to(parameter.device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    unseen = [path for path, layer in layers if input_quantizer(layer) is not None and path not in seen]
+    signed: set[str] = set()
+    while True:  # again where a later call of a layer turns out to have negative inputs
+        seen = _Inputs(signed)
+        with _as_training_sees(model, len(tensors[0]) if tensors else 2), seen.watching(layers):
+            run(inputs)
+        if not seen.negative - signed:
+            break
+        signed |= seen.negative
+    _agree(model)
+    for path, layer in layers:
+        if path in seen.inputs:
+            quantizer = input_quantizer(layer)
+            found = "given" if quantizer.requested_signed is not None else "found"
+            log.debug("%s: input %s (%s)", path, "signed" if quantizer.signed else "non-negative", found)
+    unseen = [path for path, layer in layers if input_quantizer(layer) is not None and path not in seen.inputs]
     if unseen:
         warnings.warn(
             f"the batch did not reach {len(unseen)} layers, not calibrated: {', '.join(unseen)}", stacklevel=2
@@ -55,17 +72,86 @@ def calibrate(model: nn.Module, batch: Tensor | Sequence[Tensor]) -> Summary:
     return summary(model)
 
 
-def _calibration_hook(path: str, seen: set[str]):
-    def hook(layer: nn.Module, args: tuple, kwargs: dict) -> None:
-        if path in seen:
-            return
-        seen.add(path)
-        quantizer = input_quantizer(layer)
-        quantizer.calibrate(args[0] if args else kwargs["input"])
-        found = "given" if quantizer.requested_signed is not None else "found"
-        log.debug("%s: input %s (%s)", path, "signed" if quantizer.signed else "non-negative", found)
+class _Inputs:
+    """Calibrates the quantizer of each layer on the inputs of all its calls, as they come."""
 
-    return hook
+    def __init__(self, signed: set[str]):
+        self.inputs: dict[str, list[Tensor]] = {}
+        self.negative: set[str] = set()  # layers whose later calls have negative inputs, which the first had not
+        self._signed = signed
+
+    @contextmanager
+    def watching(self, layers: Sequence[tuple[str, nn.Module]]) -> Iterator[None]:
+        handles = [
+            layer.register_forward_pre_hook(self._hook(path), with_kwargs=True, prepend=True)
+            for path, layer in layers
+            if input_quantizer(layer) is not None
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            for path, layer in layers:
+                if path in self._signed:
+                    input_quantizer(layer).requested_signed = None
+
+    def _hook(self, path: str) -> Callable:
+        def hook(layer: nn.Module, args: tuple, kwargs: dict) -> None:
+            x, quantizer = args[0] if args else kwargs["input"], input_quantizer(layer)
+            calls = self.inputs.setdefault(path, [])
+            calls.append(x)
+            if path in self._signed or (quantizer.requested_signed is None and _anywhere((x < 0).any())):
+                if len(calls) > 1 and not quantizer.signed:
+                    self.negative.add(path)
+                    return
+                quantizer.requested_signed, asked = True, quantizer.requested_signed
+                quantizer.calibrate(_together(calls))
+                quantizer.requested_signed = asked if path not in self._signed else True
+            else:
+                quantizer.calibrate(_together(calls))
+
+        return hook
+
+
+def _together(calls: Sequence[Tensor]) -> Tensor:
+    """The inputs of all calls, those of the last one's size."""
+    return torch.cat([x for x in calls if x.shape[1:] == calls[-1].shape[1:]]) if len(calls) > 1 else calls[0]
+
+
+def _inputs(model: nn.Module, batch: Batch) -> Any:
+    """A tuple of positional arguments, or a dictionary of named ones."""
+    if isinstance(batch, Tensor):
+        return (batch,)
+    if isinstance(batch, Mapping):
+        return dict(batch)
+    parameters = inspect.signature(model.forward).parameters.values()
+    needed = sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+    return tuple(batch[: max(1, needed)])
+
+
+def _call(model: nn.Module, given: Any) -> object:
+    return model(**given) if isinstance(given, Mapping) else model(*given)
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _anywhere(flag: Tensor) -> bool:
+    """Whether it is so in any process of a distributed run."""
+    if _distributed():
+        flag = flag.to(torch.int32)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return bool(flag)
+
+
+def _agree(model: nn.Module) -> None:
+    """Every process of a distributed run takes the quantizers of the first."""
+    if _distributed():
+        for quantizer in quantizers(model):
+            for tensor in (*quantizer.parameters(), *quantizer.buffers()):
+                dist.broadcast(tensor.data, 0)
 
 
 @contextmanager
@@ -76,8 +162,13 @@ def _as_training_sees(model: nn.Module, samples: int) -> Iterator[None]:
     activations from layer to layer, and the steps with them, while training normalises them away.
     """
     modes = {module: module.training for module in model.modules()}
+    in_training = model.training
     model.eval()
-    norms = [module for module in modes if isinstance(module, nn.modules.batchnorm._BatchNorm)] if samples > 1 else []
+    norms = [
+        module
+        for module, mode in modes.items()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and samples > 1 and (mode or not in_training)
+    ]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for _, layer in quantized_layers(model):
         layer.training = True  # of the layer itself, not of its quantizers

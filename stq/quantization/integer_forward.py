@@ -32,11 +32,11 @@ def forward(layer: nn.Module, input: Tensor) -> Tensor:
     own = plain_forward(layer)
     known = is_plain(layer) and input.dtype in (torch.float32, torch.float64)
     if layer.training or not known or torch.compiler.is_compiling():
-        return own(layer, input)
+        return _real(layer, input, own)
     weights = layer.parametrizations.weight if parametrize.is_parametrized(layer, "weight") else ()
     unit = _unit(layer) if len(weights) == 1 and isinstance(weights[0], WeightQuantizer) else None
     if unit is None:
-        return own(layer, input)
+        return _real(layer, input, own)
     with torch.autocast(input.device.type, enabled=False):
         codes, scale = weights[0].encode(weights.original)
         operand = round_ste(input / unit)
@@ -45,6 +45,16 @@ def forward(layer: nn.Module, input: Tensor) -> Tensor:
         channels = (-1, *(1,) * (0 if linear else codes.dim() - 2))
         real = (scale * unit).reshape(channels) * sums
         return real if layer.bias is None else real + layer.bias.reshape(channels)
+
+
+def _real(layer: nn.Module, input: Tensor, own: Callable) -> Tensor:
+    """The sum of real values, with the weight as it is computed: only the user is given a guarded one."""
+    weight = getattr(layer, "plain_weight", None)
+    if own not in _PLAIN or weight is None:
+        return own(layer, input)
+    if isinstance(layer, nn.Linear):
+        return F.linear(input, weight, layer.bias)
+    return layer._conv_forward(input, weight, layer.bias)
 
 
 def plain_forward(layer: nn.Module) -> Callable:

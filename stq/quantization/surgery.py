@@ -1,6 +1,6 @@
 """Puts quantizers into any ``nn.Module``: a forward pre-hook for the input, a parametrization for the weight.
 
-The layer keeps its path, its type and its attributes; ``layer.weight`` is the quantized weight,
+The layer keeps its path, its type and its attributes; ``layer.weight`` is the quantized weight (see ``weight_guard``),
 ``layer.parametrizations.weight.original`` the float one that is trained, ``layer.input_quantizer`` the activation
 quantizer. In evaluation it sums codes (see ``integer_forward``).
 """
@@ -17,7 +17,9 @@ from torch.nn.utils import parametrize
 from ..errors import nearest
 from ..quantizers import FLOAT_BITS, ActivationQuantizer, WeightQuantizer, check_bits, get_method, get_weight_quantizer
 from . import integer_forward
+from .optimizer_check import watch_optimizers
 from .policy import LayerPlan, Policy
+from .weight_guard import guard_weight
 
 
 def quantize(
@@ -55,6 +57,7 @@ def quantize(
         built.append((layer, activations, weights))
     for layer, activations, weights in built:
         _attach(layer, activations, weights)
+    watch_optimizers(model)
     return model
 
 
@@ -104,6 +107,7 @@ def _attach(layer: nn.Module, activations: ActivationQuantizer | None, weights: 
         layer.register_forward_pre_hook(_quantize_input, with_kwargs=True)
     if weights is not None:
         parametrize.register_parametrization(layer, "weight", weights.train(layer.training), unsafe=True)
+        guard_weight(layer)
         type(layer).forward = integer_forward.forward  # of the class that the parametrization has made for this layer
 
 

@@ -45,6 +45,11 @@ def batch_mean(x: Tensor) -> Tensor:
     return total[:-1] / total[-1]
 
 
+def is_recomputing() -> bool:
+    """Whether this forward pass is one that gradient checkpointing repeats inside a backward pass: it counts once."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
 class Standardize(nn.Module):
     """``(z - mean) / deviation`` for each channel of z (N, C), clipped to [-3, 3].
 
@@ -60,7 +65,7 @@ class Standardize(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """The same shape; updates the running statistics in training."""
-        if self.training:
+        if self.training and not is_recomputing():
             with torch.no_grad():
                 self.batches += 1
                 weight = (1 / self.batches).clamp(min=self.momentum)  # a plain mean over the first batches

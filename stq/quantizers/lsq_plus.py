@@ -38,6 +38,7 @@ class LSQPlusActivation(LSQActivation):
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
         """Offset and step of smallest squared error (as in the paper) among 40 parts of the batch's range."""
+        self._learn_offset()
         if not self.signed:
             self.offset.zero_()
             return super().initialize(x)
@@ -51,6 +52,15 @@ class LSQPlusActivation(LSQActivation):
         part = smallest_error(x, parts, quantize) if most > least else parts[-1]
         self.offset.copy_(part * least)
         self.set_positive("step", part * (most - least) / self.levels)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """A checkpoint brings the signedness, and with it whether there is an offset to learn."""
+        super().set_extra_state(state)
+        self._learn_offset()
+
+    def _learn_offset(self) -> None:
+        """An offset that takes no part must not be trained: data-parallel training waits for all gradients."""
+        self.offset.requires_grad_(bool(self.signed))
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """``s * round(clip((x - b) / s)) + b``; b shares the step's gradient scale."""

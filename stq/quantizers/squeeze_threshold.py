@@ -24,12 +24,13 @@ at 3; without that its outputs hardly differ from one image to the next.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from .attention import SQUEEZES, Attention, Standardize, batch_mean
+from .attention import SQUEEZES, Attention, Standardize, batch_mean, is_recomputing
 from .base import scale_gradient
 from .lsq import LSQActivation
 from .record import ActivationRecord, clip, round_ste
@@ -93,6 +94,7 @@ class DoubleStageST(LSQActivation):
             self.positive("widths", (self.levels,))
         self.register_buffer("running_gain", torch.ones(self.channels))
         self.register_buffer("running_threshold", torch.zeros(self.channels))
+        self._told = False  # how far training is
         self.register_buffer("mix", torch.zeros(()))  # lambda of the annealing: 0 per sample, 1 batch mean
 
     def lr_factor(self, name: str) -> float:
@@ -101,8 +103,26 @@ class DoubleStageST(LSQActivation):
 
     def set_progress(self, fraction: float) -> None:
         """Anneal: the share of the batch mean goes linearly from 0 to 1 over the first ``anneal`` of training."""
+        self._told = True
         if self.anneal > 0:
             self.mix.fill_(min(1.0, fraction / self.anneal))
+
+    def train(self, mode: bool = True) -> DoubleStageST:
+        """As every module's; warns once, after training, that nobody has told how far it is."""
+        if self.training and not mode and self._was_never_told():
+            self._told = True
+            warnings.warn(
+                "the attention was trained without annealing: nobody called stq.set_progress(model, fraction) before "
+                "each step: per-sample attention in training and fixed thresholds in evaluation are not the same "
+                "function (anneal=0 says that it is meant so)",
+                stacklevel=2,
+            )
+        return super().train(mode)
+
+    def _was_never_told(self) -> bool:
+        if self._told or self.anneal == 0 or self.inference != "static" or bool(self.mix):
+            return False
+        return bool((self.running_gain != 1).any() or (self.running_threshold != 0).any())
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """The equations above, per-sample g and t annealed towards their batch means; updates the running means."""
@@ -169,8 +189,9 @@ class DoubleStageST(LSQActivation):
 
     def _annealed(self, value: Tensor, running: Tensor) -> Tensor:
         mean = batch_mean(value)
-        with torch.no_grad():
-            running.lerp_(mean.to(running.dtype), self.momentum)
+        if not is_recomputing():
+            with torch.no_grad():
+                running.lerp_(mean.to(running.dtype), self.momentum)
         return value + self.mix * (mean - value)
 
     def _positions(self, x: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ KNOWN_TARGETS = (
     "stq.data.sources.digits",
     "stq.data.sources.npz",
     "stq.data.sources.torchvision_set",
+    "pytorch_lightning.callbacks.EarlyStopping",
+    "pytorch_lightning.callbacks.EMAWeightAveraging",
 )
 _SPECIAL = ("_args_", "_partial_", "_recursive_", "_convert_", "_mode_")
 

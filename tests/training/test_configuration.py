@@ -20,11 +20,12 @@ OPTIONS = [(group.name, file.stem) for group in GROUPS for file in sorted(group.
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=lambda value: value)
 def test_option_composes(group, option, tmp_path):
     missing = {"data/npz": ["data.path=x.npz"], "data/timm": ["data.name=hfds/x", "data.num_classes=2"]}
+    missing |= {"data/own": ["data._target_=stq.data.TimmDataModule"], "model/own": ["model._target_=torch.nn.Linear"]}
     missing |= {"model/timm": ["model.name=resnet18"], "init/checkpoint": ["init.path=x"]}
     cfg = compose_config(tmp_path, f"{group}={option}", *missing.get(f"{group}/{option}", ()), quick=False)
     check_types(cfg, TRAIN)
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    if group == "model":
+    if group == "model" and option != "own":
         assert timm.is_model(cfg.model.name)
     if group == "data":
         assert hydra.utils.get_class(cfg.data._target_)

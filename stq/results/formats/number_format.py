@@ -44,8 +44,8 @@ def caption(sheet: Sheet) -> str:
     best = " The best of ours in each column is in bold." if marked else ""
     spread = "accuracy of the one seed" if n == 1 else f"mean ± sample standard deviation over {seeds}"
     return (
-        f"Test top-1 in percent at weight/activation bits: {spread}; in brackets the difference to the float baseline "
-        f"in percentage points{'' if n else ', and n'}.{best}"
+        f"Test top-1 in percent at weight/activation bits: {spread}; in brackets the difference to the float "
+        f"baseline that each run started from in percentage points{'' if n else ', and n'}.{best}"
     )
 
 

@@ -50,8 +50,11 @@ class Row:
 
 @dataclass
 class Group:
-    """Runs of one data set, network and first/last policy; ``floats`` are rows of float runs, ``float_by_seed``
-    the accuracies of the float models that the runs started from, or else of the float runs among them."""
+    """Runs of one data set (by its name and, where it is recorded, its content), network and first/last policy.
+
+    ``floats`` are rows of float runs, ``float_by_seed`` the accuracies of the float models that the runs started from,
+    or else of the float runs among them.
+    """
 
     data: str
     model: str
@@ -61,6 +64,7 @@ class Group:
     rows: list[Row]
     floats: list[Row]
     float_by_seed: dict[int, float]
+    fingerprint: str | None = None  # of the data, where tables of others have the same name
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -100,15 +104,31 @@ def make_groups(runs: Iterable[Run]) -> list[Group]:
     nothing that is known."""
     quantized: dict[tuple, list[Run]] = defaultdict(list)
     floats: dict[tuple, list[Run]] = defaultdict(list)
+    runs = list(runs)
+    contents = _contents(runs)
     for run in runs:
-        network = (run.result["data"], run.result["model"], run.result["float_size_bytes"] or 0)
+        fingerprint = run.result.get("data_fingerprint") or ""
+        network = (
+            run.result["data"],
+            run.result["model"],
+            run.result["float_size_bytes"] or 0,
+            fingerprint if len(contents[run.result["data"]]) > 1 else "",
+        )
         if run.result["method"] == "none":
             floats[network].append(run)
         else:
             quantized[(*network, run.result["first_last_bits"])].append(run)
-    for network in floats.keys() - {key[:3] for key in quantized}:
+    for network in floats.keys() - {key[:-1] for key in quantized}:
         quantized[(*network, 32)] = []
-    return [_group(key, quantized[key], floats[key[:3]]) for key in sorted(quantized, key=_order)]
+    return [_group(key, quantized[key], floats[key[:-1]]) for key in sorted(quantized, key=_order)]
+
+
+def _contents(runs: Iterable[Run]) -> dict[str, set[str]]:
+    """The fingerprints that are recorded for the data of one name: several data sets may have it."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for run in runs:
+        found[run.result["data"]] |= {run.result.get("data_fingerprint")} - {None}
+    return found
 
 
 def _order(key: tuple) -> tuple:
@@ -117,7 +137,7 @@ def _order(key: tuple) -> tuple:
 
 
 def _group(key: tuple, quantized: list[Run], float_runs: list[Run]) -> Group:
-    data, model, size, first_last_bits = key
+    data, model, size, fingerprint, first_last_bits = key
     by_method: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in quantized:
         by_method[run.result["method"], run.result["weight_method"] or "float"].append(run)
@@ -129,7 +149,7 @@ def _group(key: tuple, quantized: list[Run], float_runs: list[Run]) -> Group:
     trained_on = [run for run in float_runs if run.result["float_test_top1"] is not None]
     floats = _rows("none", FLOAT, baseline) + _rows("none", FLOAT_CONTROL, trained_on)
     some = (quantized or float_runs)[0].result
-    group = Group(data, model, first_last_bits, some["parameters"], size or None, rows, floats, {})
+    group = Group(data, model, first_last_bits, some["parameters"], size or None, rows, floats, {}, fingerprint or None)
     _note_floats(group, quantized or trained_on, baseline)
     _note_differences(group)
     return group

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ...data.fingerprint import PUBLISHED_PIXELS
 from ...errors import InputError, nearest
 from .costs import CostLine, cost_lines, cost_notes
-from .groups import Bits, Group, Row
+from .groups import FLOAT, Bits, Group, Row
 from .published import Published, normalised
 from .significance import CONFIDENCE, Paired, holm, mean_and_spread, paired
 
@@ -93,7 +94,7 @@ def find_row(groups: Sequence[Group], label: str) -> list[Row]:
 def make_sheet(group: Group, published: Mapping[tuple[str, str], Sequence[Published]], against: str | None) -> Sheet:
     """The sheet of a group; rows are compared with the row ``against``, or with the best of each column."""
     best = {bits: _best(group, bits) for bits in group.bits}
-    theirs = tuple(map(_published_line, published.get((normalised(group.data), normalised(group.model)), ())))
+    theirs = tuple(map(_published_line, published.get((_known_data(group), normalised(group.model)), ())))
     columns = {*group.bits, *(bits for line in theirs for bits in line.entries)}
     title, key = _names(group)
     return Sheet(
@@ -101,7 +102,7 @@ def make_sheet(group: Group, published: Mapping[tuple[str, str], Sequence[Publis
         key,
         tuple(sorted(columns)),
         tuple(_line(group, row, best) for row in group.rows),
-        tuple(_float_line(row) for row in group.floats) or _recorded_floats(group),
+        (*_recorded_floats(group), *(_float_line(row) for row in group.floats)),
         theirs,
         tuple(_comparisons(group, best, against)),
         cost_lines(group),
@@ -109,11 +110,20 @@ def make_sheet(group: Group, published: Mapping[tuple[str, str], Sequence[Publis
     )
 
 
+def _known_data(group: Group) -> str | None:
+    """The data set whose published numbers may stand beside: known for certain in every run, at the published size."""
+    known = {(run.result.get("data_known"), run.result.get("image_size")) for run in group.runs}
+    name, pixels = known.pop() if len(known) == 1 else (None, None)
+    return normalised(name) if name is not None and PUBLISHED_PIXELS.get(name) == pixels else None
+
+
 def _names(group: Group) -> tuple[str, str]:
     size = f" ({group.parameters:,} parameters)" if group.parameters else ""
     policy = f"first and last layer {group.first_last}" if group.rows else "float runs only"
     key = f"{group.data}_{group.model}_{group.float_size_bytes or 0}_fl{group.first_last_bits}"
-    return f"{group.data}, {group.model}{size}, {policy}", "".join(c if c.isalnum() else "_" for c in key)
+    content = f" (content {group.fingerprint[:8]})" if group.fingerprint else ""
+    key += f"_{group.fingerprint[:8]}" if group.fingerprint else ""
+    return f"{group.data}{content}, {group.model}{size}, {policy}", "".join(c if c.isalnum() else "_" for c in key)
 
 
 def _best(group: Group, bits: Bits) -> float | None:
@@ -140,7 +150,12 @@ def _float_line(row: Row) -> Line:
 
 
 def _recorded_floats(group: Group) -> tuple[Line, ...]:
-    if not group.float_by_seed:
+    """What the brackets refer to, where it is not among the float runs themselves."""
+    printed: dict[int, float] = {}
+    for row in group.floats:
+        if row.label.startswith(FLOAT):
+            printed |= {seed: value for cell in row.cells.values() for seed, value in cell.accuracies.items()}
+    if not group.float_by_seed or printed == group.float_by_seed:
         return ()
     mean, spread = mean_and_spread(group.float_by_seed.values())
     entry = Entry(mean, spread, tuple(group.float_by_seed), None)

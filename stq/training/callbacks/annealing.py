@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from ...quantization.surgery import quantizers
-from ...quantizers import ActivationQuantizer
+from ...quantization.annealing import set_progress
 
 
 class QuantizerProgress(Callback):
@@ -15,6 +14,4 @@ class QuantizerProgress(Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch, index: int) -> None:
         """Fraction 0 to 1 of the optimizer steps."""
         fraction = trainer.global_step / max(1, trainer.estimated_stepping_batches - 1)
-        for quantizer in quantizers(module.model):
-            if isinstance(quantizer, ActivationQuantizer):
-                quantizer.set_progress(min(1.0, fraction))
+        set_progress(module, min(1.0, fraction))

@@ -41,7 +41,8 @@ def test_what_is_no_percentage_is_refused_with_its_line(file, line):
 
 
 def test_difference_is_to_the_float_model_of_the_source(file, tmp_path, capsys):
-    make_run(tmp_path / "ours", data="cifar10", model="resnet20", weight_bits=4, activation_bits=4)
+    known = {"data": "mine", "data_known": "cifar10", "image_size": 32}
+    make_run(tmp_path / "ours", **known, model="resnet20", weight_bits=4, activation_bits=4)
     path = file({}, {"status": "quoted", "source": "paper B", "fp_top1": ""})
     report.main([str(tmp_path / "ours"), "--published", str(path), "--format", "csv"])
     lines = [line for line in csv.DictReader(io.StringIO(capsys.readouterr().out)) if line["kind"] == "published"]
@@ -51,3 +52,14 @@ def test_difference_is_to_the_float_model_of_the_source(file, tmp_path, capsys):
     report.main([str(tmp_path / "ours"), "--published", str(path)])
     header = next(line for line in capsys.readouterr().out.splitlines() if "its float" in line)
     assert header.split() == ["published", "its", "float", "first/last", "2/2", "source"]  # not the bits of ours
+
+
+@pytest.mark.parametrize(
+    "facts", [{}, {"data_known": "cifar10", "image_size": 16}, {"data_known": None, "image_size": 32}]
+)
+def test_nothing_published_beside_data_that_may_be_others(file, tmp_path, capsys, facts):
+    """One's own data may be called cifar10, and CIFAR-10 at 16 pixels is another task."""
+    make_run(tmp_path / "ours", data="cifar10", model="resnet20", **facts)
+    report.main([str(tmp_path / "ours"), "--published", str(file({}))])
+    out, _ = capsys.readouterr()
+    assert "Published" not in out

@@ -109,7 +109,8 @@ def test_float_runs_are_the_baseline_or_a_row_of_their_own(tmp_path, lines):
 
 
 def test_published_numbers_stand_apart_with_source_baseline_and_policy(tmp_path, lines, capsys):
-    make_run(tmp_path / "ours", data="cifar10", model="resnet20", method="pact", test_top1=88.0)
+    known = {"data_known": "cifar10", "image_size": 32}
+    make_run(tmp_path / "ours", data="cifar10", model="resnet20", method="pact", test_top1=88.0, **known)
     found = lines(tmp_path)
     assert [(line["row"], float(line["top1_mean"])) for line in found["ours"]] == [("pact", 88.0)]
     theirs = [line for line in found["published"] if line["row"].startswith("PACT") and line["weight_bits"] == "2"]

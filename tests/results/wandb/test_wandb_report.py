@@ -61,13 +61,13 @@ def test_files_are_an_artifact_and_our_numbers_a_table(runs, tmp_path, capsys):
     table = json.loads(file.read_text())
     shown = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     expected = [line for line in csv.DictReader(io.StringIO(text)) if line["kind"] in ("ours", "float")]
-    assert [line["row"] for line in shown] == ["float baseline", "double_st", "lsq"]
+    assert [line["row"] for line in shown] == ["float baseline (recorded)", "float baseline", "double_st", "lsq"]
     for ours, theirs in zip(shown, expected, strict=True):
         assert {key: "" if value is None else str(value) for key, value in ours.items()} == {
             key: theirs[key] for key in ours
         }
-    assert shown[1]["top1_mean"] == 82.5
-    assert shown[1]["size_bytes"] == 100
+    assert shown[2]["top1_mean"] == 82.5
+    assert shown[2]["size_bytes"] == 100
 
 
 def test_nothing_but_wandbs_files_is_left_without_output(runs, tmp_path, capsys):
