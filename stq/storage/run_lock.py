@@ -104,9 +104,10 @@ def _alive(owner: dict[str, Any], file: Path) -> bool:
 def _begun(pid: int) -> str | None:
     """When a process began, where the system tells: numbers of processes are used again."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
+        state, *facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, ValueError):
         return None
+    return "ended" if state in "ZX" else facts[18]  # its parent has not asked yet how it ended
 
 
 def _beat(file: Path, stop: threading.Event) -> None:
