@@ -108,17 +108,26 @@ def application(task: Callable[[DictConfig], object], config_name: str, sweeps: 
 
 
 def _flags_first(arguments: list[str]) -> list[str]:
-    """Hydra's parser wants all overrides together, -m before or after them. Raises InputError for an unknown flag."""
+    """Hydra's parser wants all overrides together, behind the flags. Raises InputError for an unknown flag."""
     from hydra._internal.utils import get_args_parser
 
-    known = list(get_args_parser()._option_string_actions)
-    for flag in (argument.split("=")[0] for argument in arguments if argument.startswith("-")):
-        if not any(name.startswith(flag) for name in known):
-            raise InputError(f"there is no option {flag}{nearest(flag, known)}: see --help")
-    # a network of the user's takes the place of whatever network the configuration has
-    arguments = [f"++{each}" if each.startswith("model._target_=") else each for each in arguments]
-    multirun = [argument for argument in arguments if argument in _MULTIRUN]
-    return multirun + [argument for argument in arguments if argument not in multirun]
+    actions = get_args_parser()._option_string_actions
+    flags, overrides, rest = [], [], list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if not argument.startswith("-"):
+            # a network of the user's takes the place of whatever network the configuration has
+            overrides.append(f"++{argument}" if argument.startswith("model._target_=") else argument)
+            continue
+        flag, given, _ = argument.partition("=")
+        meant = [name for name in actions if name.startswith(flag)]
+        if not meant:
+            raise InputError(f"there is no option {flag}{nearest(flag, actions)}: see --help")
+        flags.append(argument)
+        if actions[meant[0]].nargs != 0 and not given and rest:  # its value stands behind it
+            flags.append(rest.pop(0))
+    multirun = [flag for flag in flags if flag in _MULTIRUN]
+    return [*multirun, *(flag for flag in flags if flag not in multirun), *overrides]
 
 
 @contextmanager

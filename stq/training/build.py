@@ -22,9 +22,9 @@ from ..storage.content_hash import HashCache, digest
 from .instantiation import KNOWN_TARGETS, instantiate
 
 
-def plain(section: DictConfig | None) -> Any:
-    """A configuration section as plain dictionaries and lists."""
-    return OmegaConf.to_container(section, resolve=True) if section is not None else None
+def plain(section: Any) -> Any:
+    """A configuration section as plain dictionaries and lists; a plain value as it is."""
+    return OmegaConf.to_container(section, resolve=True) if OmegaConf.is_config(section) else section
 
 
 def build_data(cfg: DictConfig) -> pl.LightningDataModule:

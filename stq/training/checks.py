@@ -72,4 +72,5 @@ def check_before_training(cfg: DictConfig, data: pl.LightningDataModule) -> None
 def _refuse_unknown(prefix: str, found: Mapping[str, Any], known: Mapping | tuple | set) -> None:
     for key in found:
         if key not in known:
-            raise InputError(f"there is no setting '{prefix}{key}'{nearest(key, known)}: nothing would read it")
+            near = nearest(f"{prefix}{key}", [f"{prefix}{name}" for name in known])
+            raise InputError(f"there is no setting '{prefix}{key}'{near}: nothing would read it")

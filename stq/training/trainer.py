@@ -49,9 +49,8 @@ def build_trainer(cfg: DictConfig, folder: Path, resumed: Mapping[str, Any] | No
         text = str(error).splitlines()[0]
         if found := re.search(r"unexpected keyword argument '(\w+)'", text):
             known = list(inspect.signature(pl.Trainer.__init__).parameters)[1:]
-            raise InputError(
-                f"there is no setting 'trainer.{found[1]}'{nearest(found[1], known)}: Lightning's Trainer has none"
-            ) from error
+            near = nearest(f"trainer.{found[1]}", [f"trainer.{name}" for name in known])
+            raise InputError(f"there is no setting 'trainer.{found[1]}'{near}: Lightning's Trainer has none") from error
         raise InputError(f"the trainer does not accept its settings: {text}") from error
 
 
