@@ -7,6 +7,7 @@ import re
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import InputError, TrainingFailed, nearest
+from ..storage.durable_files import storage_failure
 from .config_folder import is_group, options_of, settings_of
 
 
@@ -18,6 +19,8 @@ def explain(error: Exception, config_name: str) -> str | None:
         return str(error)
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
         return "a configuration group is set to the name of one of its options, not to null or a number: leave it out"
+    if (failure := storage_failure(error)) is not None:
+        return str(failure)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename} cannot be used: {error.strerror}"
     if not isinstance(error, HydraException | OmegaConfBaseException):

@@ -7,6 +7,7 @@ and taking it happens under a lock of the operating system, so that two do not t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -62,7 +63,7 @@ def run_lock(folder: Path, wait: bool) -> Iterator[None]:
     finally:
         del _held[key]
         stop.set()
-        with FileLock(folder / ".lock"):
+        with contextlib.suppress(OSError), FileLock(folder / ".lock"):  # a disk that fails has been told by then
             (folder / _FILE).unlink(missing_ok=True)
 
 

@@ -47,12 +47,11 @@ def build_loggers(cfg: DictConfig, folder: Path, resumed: Mapping[str, Any] | No
     return loggers
 
 
-@rank_zero_only
 def _csv(folder: Path, resumed: Mapping[str, Any] | None) -> CSVLogger:
     """Lightning's, which begins a new file: the lines of the epochs that are not trained again are put into it."""
     kept = _lines_until(folder / "metrics.csv", resumed) if resumed is not None else []
     logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1000)
-    if kept:
+    if kept and rank_zero_only.rank == 0:
         logger.experiment.metrics = kept
         logger.experiment.save()
     return logger

@@ -69,7 +69,7 @@ def _train_or_return(cfg: DictConfig, folder: Path, told: bool) -> dict[str, Any
         note_other_versions(folder, result)
         return result
     check_before_training(cfg, data)
-    if told:
+    if told and rank_zero_only.rank == 0:
         log.info("run folder %s (to go on after an interruption: stq-train run=%s)", folder, _short(folder))
     _begin(cfg, folder, identity)
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
