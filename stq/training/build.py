@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +22,8 @@ from ..quantization.surgery import input_quantizer, quantize, quantized_layers, 
 from ..quantizers import get_method
 from ..storage.content_hash import HashCache, digest
 from .instantiation import KNOWN_TARGETS, instantiate
+
+log = logging.getLogger(__name__)
 
 
 def plain(section: Any) -> Any:
@@ -111,13 +115,27 @@ def build_backbone(cfg: DictConfig, data: pl.LightningDataModule, pretrained: bo
     if not timm.is_model(base) and "/" not in name:
         raise InputError(f"model.name={name} is not a timm model{nearest(name, timm.list_models())}")
     try:
-        return timm.create_model(name, pretrained=pretrained, **facts, **arguments)
+        model = timm.create_model(name, pretrained=pretrained, **facts, **arguments)
+        if pretrained:
+            _warn_of_recipe(model)
+        return model
     except TypeError as error:
         raise InputError(f"model {name} does not take these arguments: {error}") from error
     except (RuntimeError, OSError) as error:
         if not pretrained:
             raise
         raise InputError(f"the pretrained weights of {name} could not be read: {str(error).splitlines()[0]}") from error
+
+
+def _warn_of_recipe(model: nn.Module) -> None:
+    """Weights of timm's recipes A1 to A3 (arXiv 2110.00476) quantize badly: BRECQ's issue 45 has a ResNet-50 at 0.1 %."""
+    tag = str((getattr(model, "pretrained_cfg", None) or {}).get("tag") or "")
+    if re.match(r"a[123]_", tag):
+        log.warning(
+            "the weights %s come from a recipe (A1 to A3) whose networks lose much when quantized: others of the same "
+            "network, such as its tv_in1k, are the safer start",
+            tag,
+        )
 
 
 def is_quantized(cfg: DictConfig) -> bool:

@@ -39,7 +39,8 @@ def test_float_and_quantized_checkpoints_bring_their_float_weights(finished, run
     assert same(start.quantized_state, trained)
 
 
-def test_pretrained_weights_come_through_timm(tmp_path, runs):
+@pytest.mark.parametrize("tag", ["a1_in1k", "tv_in1k"])
+def test_pretrained_weights_come_through_timm(tag, tmp_path, runs, caplog):
     donor = timm.create_model("test_resnet", num_classes=1000, in_chans=3)
     torch.save(donor.state_dict(), tmp_path / "weights.pth")
     cfg = compose_config(
@@ -47,10 +48,12 @@ def test_pretrained_weights_come_through_timm(tmp_path, runs):
         "model=timm",
         "model.name=test_resnet",
         f"+model.pretrained_cfg_overlay.file={tmp_path}/weights.pth",
+        f"+model.pretrained_cfg_overlay.tag={tag}",
         "init=pretrained",
         quick=False,
     )
     start = start_from(cfg, build_data(cfg), train)
+    assert ("lose much when quantized" in caplog.text) is (tag == "a1_in1k")
     assert start.model.get_classifier().out_features == 10  # a new classifier for ten digits
     gray = donor.conv1[0].weight.sum(1, keepdim=True)  # timm folds three colours into one channel by the sum
     assert torch.allclose(start.model.conv1[0].weight, gray)
