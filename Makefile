@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-all lint format docs clean
+.PHONY: help install dev demo test test-all test-oldest lint format docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ test: $(VENV)/.dev ## run the tests
 
 test-all: $(VENV)/.dev ## run the tests, the slow ones too
 	$(BIN)/python -m pytest -m ''
+
+test-oldest: $(VENV)/.dev ## run exported files in the oldest ONNX Runtime that pyproject.toml declares
+	$(BIN)/python tests/deploy/onnx/oldest_runtime.py
 
 lint: $(VENV)/.dev ## check style, and that imports point downwards
 	$(BIN)/ruff check .

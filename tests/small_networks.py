@@ -52,4 +52,5 @@ def calibrated(model: nn.Module, size: tuple[int, ...], method: str, bits: int, 
         if hasattr(layer.input_quantizer, "running_gain"):
             layer.input_quantizer.running_gain.uniform_(0.7, 1.4)
             layer.input_quantizer.running_threshold.uniform_(-0.5, 0.5)
+    stq.set_progress(model, 1.0)
     return model.eval()

@@ -115,7 +115,8 @@ def quantizable_layers(model: nn.Module) -> list[str]:
     for path, module in model.named_modules():
         if not isinstance(module, QUANTIZED_TYPES):
             continue
-        parametrized = parametrize.is_parametrized(module, "weight")
+        # the old weight_norm, spectral_norm and pruning compute the weight in a hook: it is no parameter then
+        parametrized = parametrize.is_parametrized(module, "weight") or "weight" not in module._parameters
         if (
             isinstance(module, _STANDARDIZED)
             or parametrized
@@ -127,7 +128,7 @@ def quantizable_layers(model: nn.Module) -> list[str]:
     if refused:
         warnings.warn(
             f"{len(refused)} layers stay in float, because their module does not use its weight and input as they are "
-            "(standardized or parametrized weights, nn.MultiheadAttention): "
+            "(standardized, parametrized or pruned weights, weight_norm, nn.MultiheadAttention): "
             f"{', '.join(refused[:3])}{', ...' * (len(refused) > 3)}",
             stacklevel=2,
         )

@@ -117,6 +117,11 @@ def _quantize_input(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple,
     return args, {**kwargs, "input": layer.input_quantizer(kwargs["input"])}
 
 
+def is_quantizing_hook(hook: object) -> bool:
+    """Whether a forward pre-hook is the one that quantizes a layer's input."""
+    return hook is _quantize_input
+
+
 def input_quantizer(layer: nn.Module) -> ActivationQuantizer | None:
     """The quantizer of the layer's input, or None."""
     return getattr(layer, "input_quantizer", None)

@@ -128,7 +128,7 @@ def build_backbone(cfg: DictConfig, data: pl.LightningDataModule, pretrained: bo
 
 
 def _warn_of_recipe(model: nn.Module) -> None:
-    """Weights of timm's recipes A1 to A3 (arXiv 2110.00476) quantize badly: BRECQ's issue 45 has a ResNet-50 at 0.1 %."""
+    """Weights of timm's recipes A1 to A3 (arXiv 2110.00476) quantize badly: a ResNet-50 to 0.1 %, BRECQ's issue 45."""
     tag = str((getattr(model, "pretrained_cfg", None) or {}).get("tag") or "")
     if re.match(r"a[123]_", tag):
         log.warning(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 from ...quantization.surgery import float_weight, input_quantizer, quantizers, weight_quantizer
+from ..graph.left_out import refuse_what_would_be_left_out
 from ..graph.trace import Step, trace
 from ..network import INTEGER_LAYERS, Network, Node
 from .fold import fold
@@ -22,8 +23,10 @@ def freeze(model: nn.Module, quantized: bool = True) -> Network:
 
     Running thresholds become constants, batch norm folds into the layer before it, weights become integer codes.
     Raises InputError, naming layer and reason, for what has no frozen form: a quantizer without a static record or
-    without calibration, a module or function this package does not know, an accumulator that overflows 32 bits.
+    without calibration, a module or function this package does not know, hooks and other things that a file would leave
+    out, half precision, NaN, an accumulator that overflows 32 bits.
     """
+    refuse_what_would_be_left_out(model)
     found = set(quantizers(model))
     for path, module in model.named_modules():
         if quantized and module in found and not module.calibrated:
