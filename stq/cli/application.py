@@ -22,6 +22,7 @@ from ..sweeps.job import run_in_sweep
 from ..sweeps.progress import go_on_without_a_worker, summarize_sweep
 from .config_folder import config_folder, offer_plugins
 from .explain import explain
+from .help_text import print_help
 
 _RESOLVERS = {
     "config_hash": lambda *, _root_: _short_hash(_root_),  # names a sweep's run folders by their content
@@ -82,6 +83,8 @@ def application(task: Callable[[DictConfig], object], config_name: str, sweeps: 
                 sys.argv[1:] = arguments = _flags_first(sys.argv[1:])
                 if not sweeps and arguments[:1] and arguments[0] in _MULTIRUN:
                     raise InputError(f"stq-{config_name} takes one run at a time: leave {arguments[0]} out")
+                if arguments[:1] in (["--help"], ["-h"]):
+                    return print_help(config_name, arguments[1:])
                 main = hydra.main(config_path=config_folder(), config_name=config_name, version_base="1.3")(job)
                 go_on_without_a_worker(main)
             if job.mistakes:

@@ -22,8 +22,8 @@ def shift(module, args):
 AFTER = {
     "a hook on a layer": (lambda m: m[0].register_forward_hook(scale), "'0' has a forward hook, scale"),
     "a hook on the model": (
-        lambda m: m.register_forward_pre_hook(lambda _, x: (x[0] - 1,)),
-        "the model has a forward hook",
+        lambda m: m.register_forward_pre_hook(shift),
+        "the model has a forward hook, shift",
     ),
     "weight norm": (lambda m: parametrizations.weight_norm(m[0]), r"the weight of '0' has parametrizations \("),
     "pruning": (lambda m: prune.l1_unstructured(m[-1], "bias", 0.5), "has a forward hook, "),
