@@ -29,4 +29,4 @@ def test_help_names_the_options_and_the_settings_of_those_chosen(monkeypatch, ca
             (line,) = [line for line in out.splitlines() if line.startswith(f"{folder.name}: ")]
             assert {name.stem for name in folder.glob("*.yaml")} - {"base"} == set(line.split(": ")[1].split(", "))
     assert "initial_clip: null" in out
-    assert "t_max" not in out
+    assert "t_max:" not in out
