@@ -31,7 +31,7 @@ class QuantizationCallback(Callback):
 
     def __init__(
         self,
-        method: str = "double_st",
+        method: str,
         *,
         attribute: str | None = None,
         calibration_batches: int = 1,

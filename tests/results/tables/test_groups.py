@@ -143,3 +143,42 @@ def test_runs_whose_first_and_last_layer_are_as_all_others_stand_apart(tmp_path)
         "first and last layer 8 bits",
     ]
     assert [line.first_last for sheet in sheets for line in sheet.ours] == ["as all others", "8"]
+
+
+def test_data_of_one_name_with_other_content_are_not_put_side_by_side(tmp_path):
+    make_run(tmp_path / "a", data_fingerprint="aaaaaaaaaaaa")
+    make_run(tmp_path / "b", method="pact", data_fingerprint="bbbbbbbbbbbb")
+    sheets = make_sheets(make_groups(collect([tmp_path]).done), {}, None)
+    assert [sheet.title.split(",")[0] for sheet in sheets] == ["digits (content aaaaaaaa)", "digits (content bbbbbbbb)"]
+    assert len({sheet.key for sheet in sheets}) == 2
+    assert all(len(sheet.ours) == 1 for sheet in sheets)
+
+
+def test_a_run_of_an_older_stq_that_does_not_say_its_content_stands_with_the_others(tmp_path):
+    make_run(tmp_path / "a", data_fingerprint="aaaaaaaaaaaa")
+    make_run(tmp_path / "old", method="pact")
+    (sheet,) = make_sheets(make_groups(collect([tmp_path]).done), {}, None)
+    assert [line.label for line in sheet.ours] == ["lsq", "pact"]
+    assert sheet.title.startswith("digits, ")
+
+
+def test_the_float_baseline_that_brackets_refer_to_has_its_row(tmp_path):
+    make_run(tmp_path / "a", test_top1=58.0, float_test_top1=60.0)
+    make_run(tmp_path / "control", **FLOAT, test_top1=63.0, float_test_top1=61.0)  # from another baseline
+    (sheet,) = make_sheets(make_groups(collect([tmp_path]).done), {}, None)
+    assert [(line.label, line.entries[32, 32].mean) for line in sheet.floats] == [
+        ("float baseline (recorded)", 60.0),
+        ("float, trained on", 63.0),
+    ]
+    assert sheet.ours[0].entries[2, 2].gap == -2.0
+
+
+def test_a_run_cut_short_is_in_no_table(tmp_path):
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", seed=1, test_top1=3.0, cut_short="trainer.overfit_batches=1")
+    found = collect([tmp_path])
+    (sheet,) = make_sheets(make_groups(found.done), {}, None)
+    assert sheet.ours[0].entries[2, 2].seeds == (0,)
+    assert [(heading, [run.name for run in runs]) for heading, runs in found.apart] == [
+        ("Runs cut short by a debugging setting, in no table", ["b"])
+    ]
