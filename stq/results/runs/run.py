@@ -81,7 +81,8 @@ class Run:
         Raises InputError if config.yaml is there and broken.
         """
         try:
-            return {"epochs": self.result["epochs"]} | deciding_settings(self.config)
+            kept = self.result.get("config") or self.config  # a result of today holds them, under its checksum
+            return {"epochs": self.result["epochs"]} | deciding_settings(kept)
         except AttributeError:  # a name or number where a run has a group of settings
             where = self.place if self.recorded is not None else self.companion("config.yaml")
             raise InputError(f"{where} is not the configuration of a run of stq") from None
