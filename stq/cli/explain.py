@@ -45,6 +45,8 @@ def explain(error: Exception, config_name: str) -> str | None:
                 f"{key} lacks an entry of those given: see its entries with --help, or add one with +{key}.NAME=VALUE"
             )
         return f"there is no setting '{key}'{nearest(key, names)}; a new one is added with +{key}=VALUE"
+    if found := re.search(r"Could not append to config\. An item is already at '([^']+)'", text):
+        return f"{found.group(1)} is a setting already: leave out the + in front of it"
     if found := re.match(r"Ambiguous value for argument '(.+)'", text):
         return f"{found.group(1)} has several values: a sweep over them needs -m"
     if found := re.search(r"[Mm]issing mandatory value: ?([\w.]+)", text):

@@ -71,7 +71,10 @@ def _resumed(cfg: DictConfig) -> DictConfig:
 
     own = read_config(Path(cfg.run), trusted(cfg))
     with open_dict(own):
-        own.paths.output_dir, own.run, own.trust = str(cfg.run), None, []
+        beside = Path(str(own.paths.float_dir)).resolve().parent in Path(cfg.run).resolve().parents
+        float_dir = own.paths.float_dir if beside else cfg.paths.float_dir  # a run folder says not where to write
+        own.paths = {**cfg.paths, "float_dir": float_dir, "output_dir": str(cfg.run)}
+        own.run, own.trust = None, []
         for key in ("variables", "compile"):  # older configurations lack them
             own.setdefault(key, cfg[key])
         for key in given:

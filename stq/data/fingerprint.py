@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..storage.content_hash import HashCache, digest, file_digest, file_stamp
 
-_SAMPLE = 64  # files of a folder whose content is read
+_SAMPLE = 64  # files of a split whose content is read, where it has more than
+_READ_WHOLE = 2000
 _MOST_FILES = 10_000  # of a folder whose files are looked at one by one
 # arrays, by their fingerprint (train and test as torchvision and scikit-learn give them)
 KNOWN_ARRAYS: dict[str, str] = {
@@ -41,12 +43,12 @@ def arrays_fingerprint(splits: Iterable[tuple[_ArrayLike, _ArrayLike] | None]) -
 
 
 def folder_fingerprint(samples: Mapping[str, Sequence[Path]], root: Path) -> str:
-    """Of image files by split: their names below ``root``, their sizes, and the content of some of them."""
+    """Of image files by split: their names below ``root``, their sizes, and the content of some (of all if few)."""
     parts: list[Any] = []
     for split, paths in samples.items():
         ordered = sorted(paths)
         parts += [split, [[str(path.relative_to(root)), path.stat().st_size] for path in ordered]]
-        step = max(1, len(ordered) // _SAMPLE)
+        step = 1 if len(ordered) <= _READ_WHOLE else len(ordered) // _SAMPLE
         parts.append([file_digest(path) for path in ordered[::step]])
     return digest(*parts)
 
@@ -71,9 +73,16 @@ def stamp(section: Mapping[str, Any]) -> Any:
     if "source" in section:  # torchvision's root, which other data sets may share
         files = [file for file in place.rglob("*") if file.is_file()][: _MOST_FILES + 1]
         return None if len(files) > _MOST_FILES else [*facts, sorted(map(file_stamp, files))]
-    # an image folder: adding or removing a file changes the time of the folder that it is in
-    folders = [place, *(each for each in place.glob("*") if each.is_dir()), *place.glob("*/*/")]
-    return [*facts, sorted([str(each), each.stat().st_mtime_ns] for each in folders if each.is_dir())]
+    return [*facts, digest(sorted(_stamps(place)))]  # looks at every file, and reads none
+
+
+def _stamps(folder: Path) -> Iterator[list[Any]]:
+    for entry in os.scandir(folder):
+        if entry.is_dir():
+            yield from _stamps(Path(entry.path))
+        else:
+            found = entry.stat()
+            yield [entry.path, found.st_size, found.st_mtime_ns]
 
 
 def remembered(section: Mapping[str, Any], cache: HashCache) -> str | None:

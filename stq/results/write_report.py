@@ -46,10 +46,13 @@ def write_page(
 
 def make_pictures(groups: Sequence[Group], sheets: Sequence[Sheet], layers: str | None) -> list[list[Picture]]:
     """The pictures of each group; those by layer of the row called ``layers``, if given."""
+    import matplotlib
+
     chosen = find_row(groups, layers) if layers else []
     pictures = []
-    for group, sheet in zip(groups, sheets, strict=True):
-        row = next((row for row in chosen if row in group.rows), None)
-        by_layer = layer_pictures(group, sheet.key, row) if row or not layers else ()
-        pictures.append([*accuracy_pictures(group, sheet.key), *by_layer])
+    with matplotlib.rc_context({"text.parse_math": False}):  # a dollar sign in a name is one
+        for group, sheet in zip(groups, sheets, strict=True):
+            row = next((row for row in chosen if row in group.rows), None)
+            by_layer = layer_pictures(group, sheet.key, row) if row or not layers else ()
+            pictures.append([*accuracy_pictures(group, sheet.key), *by_layer])
     return pictures

@@ -121,10 +121,10 @@ def build_backbone(cfg: DictConfig, data: pl.LightningDataModule, pretrained: bo
         return model
     except TypeError as error:
         raise InputError(f"model {name} does not take these arguments: {error}") from error
-    except (RuntimeError, OSError) as error:
-        if not pretrained:
-            raise
-        raise InputError(f"the pretrained weights of {name} could not be read: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, OSError, ValueError, AssertionError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        what = "the pretrained weights of" if pretrained else "the model"
+        raise InputError(f"{what} {name} could not be {'read' if pretrained else 'made'}: {reason}") from error
 
 
 def _warn_of_recipe(model: nn.Module) -> None:

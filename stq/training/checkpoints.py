@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -64,7 +65,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """The content of a checkpoint, verified. Raises InputError where it is damaged or holds more than data."""
     verify(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an older kind of file, which is refused or read all the same
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # torch's own kinds of errors vary

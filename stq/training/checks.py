@@ -47,12 +47,17 @@ def check_settings(cfg: DictConfig) -> None:
         )
     if is_quantized(cfg) and cfg.callbacks.progressive:
         schedule = ProgressiveBits(stages(plain(cfg.callbacks.progressive)), cfg.weight_bits, cfg.activation_bits)
-        schedule.check_reached(cfg.trainer.max_epochs)
+        if (epochs := cfg.trainer.max_epochs) > 0 and not cfg.trainer.get("max_steps"):
+            schedule.check_reached([epoch / epochs for epoch in range(epochs)])
 
 
 def check_before_training(cfg: DictConfig, data: pl.LightningDataModule) -> None:
     """Build everything that is trained, on random weights, and run it on a few images. Raises InputError."""
     user_callbacks(cfg)
+    if is_quantized(cfg) and cfg.callbacks.progressive and (steps := cfg.trainer.get("max_steps") or 0) > 0:
+        batches = max(1, len(data.train_dataloader()) // cfg.trainer.accumulate_grad_batches)
+        schedule = ProgressiveBits(stages(plain(cfg.callbacks.progressive)), cfg.weight_bits, cfg.activation_bits)
+        schedule.check_reached([begin / steps for begin in range(0, steps, batches)])
     model = build_backbone(cfg, data)
     if is_quantized(cfg):
         add_quantizers(model, cfg)

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from ..errors import InputError, TrainingFailed
 from ..quantization.parameter_groups import parameter_groups
 from ..quantization.surgery import adopt_bits
+from .callbacks.averaging import adopt_bits_in_averages
 
 
 @contextmanager
@@ -75,9 +76,8 @@ class Classifier(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A run that is resumed while its bits are still falling goes on with the bits that it had."""
-        prefix = "model."
-        state = {key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items()}
-        adopt_bits(self.model, state)
+        adopt_bits(self, checkpoint["state_dict"])
+        adopt_bits_in_averages(self.trainer, checkpoint["state_dict"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The numbers of the epoch go with it: a kill may come before they are in metrics.csv."""

@@ -48,7 +48,9 @@ def start_from(cfg: DictConfig, data: pl.LightningDataModule, train: Train) -> S
     if kind == "float_baseline":
         folder = float_baseline(cfg, data, train)
         load_float_weights(model, read_state(folder / "checkpoints" / "best.ckpt"), folder)
-        return Start(model, float_test_top1=read_result(folder)["test_top1"])
+        result = read_result(folder)
+        whole = result.get("cut_short") is None  # else it is nothing to be held against
+        return Start(model, float_test_top1=result["test_top1"] if whole else None)
     return Start(model)
 
 

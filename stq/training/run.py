@@ -18,8 +18,8 @@ from pytorch_lightning.utilities import rank_zero_only
 from ..errors import InputError, StorageFailed, TrainingFailed
 from ..quantization.calibration import calibrate
 from ..quantization.surgery import adopt_bits
-from ..results.runs.config_hash import cut_short
-from ..results.runs.identity import Identity, finished_result, identify, write_identity
+from ..results.runs.config_hash import config_hash
+from ..results.runs.identity import Identity, config_of, finished_result, identify, read_identity, write_identity
 from ..results.runs.result_file import write_result
 from ..storage.content_hash import HashCache
 from ..storage.durable_files import storage_failure, write_text_durably
@@ -67,6 +67,7 @@ def _train_or_return(cfg: DictConfig, folder: Path, told: bool) -> dict[str, Any
     if (result := finished_result(folder, identity, config)) is not None:
         log.info("%s is done already", folder)
         note_other_versions(folder, result)
+        _mend(cfg, folder, identity)
         return result
     check_before_training(cfg, data)
     if told and rank_zero_only.rank == 0:
@@ -92,6 +93,15 @@ def _train_or_return(cfg: DictConfig, folder: Path, told: bool) -> dict[str, Any
 def _begin(cfg: DictConfig, folder: Path, identity: Identity) -> None:
     write_text_durably(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     write_identity(folder, identity)
+
+
+@rank_zero_only
+def _mend(cfg: DictConfig, folder: Path, identity: Identity) -> None:
+    """What is known of a finished run is written again where it was lost; what is not is told."""
+    if config_hash(config_of(folder)) != identity.config_hash and read_identity(folder) is not None:
+        write_text_durably(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    if not (folder / "checkpoints" / BEST).is_file():
+        log.warning("%s has lost checkpoints/best.ckpt: delete its result.json to train it again", folder)
 
 
 @rank_zero_only
@@ -132,7 +142,7 @@ def _train(cfg: DictConfig, data: pl.LightningDataModule, folder: Path) -> dict[
     if cfg.trainer.max_epochs != 0:
         _fit(trainer, module, data, resumed, folder)
     seconds = time.monotonic() - clock
-    progress = {"epochs": trainer.fit_loop.epoch_progress.current.completed, "steps": trainer.global_step}
+    progress = {"epochs": _whole_epochs(trainer), "steps": trainer.global_step}
     if not best.is_file():  # nothing was trained, or Lightning's dry run
         save_state(model, best)
     state = read_state(best)
@@ -148,10 +158,18 @@ def _train(cfg: DictConfig, data: pl.LightningDataModule, folder: Path) -> dict[
         **own_bits(model, own, cfg),
         "val_top1": module.accuracy["val"],
         "test_top1": module.accuracy["test"],
-        "float_test_top1": start.float_test_top1 if cut_short(cfg) is None else None,
+        "float_test_top1": start.float_test_top1,
         "wall_seconds": round(seconds, 2),
         **cost_of(model, data),
     }
+
+
+def _whole_epochs(trainer: pl.Trainer) -> int:
+    """That were trained: one that ends with max_steps is none."""
+    loop = trainer.fit_loop
+    batches = loop.epoch_loop.batch_progress.total.completed
+    ended = loop.epoch_progress.current.completed
+    return min(ended, batches // trainer.num_training_batches) if ended else 0
 
 
 def _fit(

@@ -13,7 +13,7 @@ from yaml import YAMLError
 
 from ..errors import InputError
 from ..quantization.surgery import adopt_bits
-from ..results.runs.identity import read_identity
+from ..results.runs.identity import recorded_fingerprint
 from ..results.runs.result_file import read_result
 from ..storage.content_hash import HashCache
 from .build import add_quantizers, build_backbone, build_data, fingerprint_of, is_quantized, own_bits, own_layers, plain
@@ -68,10 +68,10 @@ def read_config(folder: Path, trust: Sequence[str] = ()) -> DictConfig:
 
 
 def _check_data(folder: Path, cfg: DictConfig, data: pl.LightningDataModule) -> None:
-    identity = read_identity(folder)
-    if identity is None:  # of an older stq
+    recorded = recorded_fingerprint(folder)
+    if recorded is None:  # of an older stq
         return
-    if fingerprint_of(plain(cfg), data, HashCache(None)) != identity.data_fingerprint:
+    if fingerprint_of(plain(cfg), data, HashCache(None)) != recorded:
         raise InputError(
             f"the data of run={folder} are not those that it was trained on: data.path={cfg.data.get('path')} holds "
             "others now"

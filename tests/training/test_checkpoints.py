@@ -172,3 +172,22 @@ def test_a_damaged_checkpoint_of_a_finished_run_is_not_evaluated(stopped):
             evaluate_run(alone)
     finally:
         path.write_bytes(whole)
+
+
+def test_an_average_of_weights_with_falling_bits_is_resumed(tmp_path, monkeypatch):
+    settings = ("callbacks=ema", "callbacks.progressive=8-4-3", "init=scratch", "model.width=2", "trainer.max_epochs=6")
+    train(compose_config(tmp_path, *settings, folder="alone"))
+    cfg = compose_config(tmp_path, *settings)
+    original = Classifier.on_train_epoch_start
+
+    def stop(self):
+        if self.current_epoch == 3:  # at 4 bits
+            raise KeyboardInterrupt
+        original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "on_train_epoch_start", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(cfg)
+    train(cfg)
+    assert same_end(tmp_path / "run", tmp_path / "alone")

@@ -132,7 +132,7 @@ def test_a_network_and_data_of_ones_own(mine, tmp_path):
         (["loss=distillation"], "init=scratch has none that was trained"),
         (
             ["callbacks.progressive=8-3@0.95", "trainer.max_epochs=10"],
-            "the last stage, from 0.95, never begins in 10 epochs",
+            "the stage from 0.95 never begins: none of the 10 epochs",
         ),
         (["callbacks.progressive=8-x"], "is not bits by stage"),
         (["quantizer.skip=[nothing]"], "no layer matches 'nothing'"),
@@ -177,14 +177,40 @@ def test_an_average_of_weights_begins_anew_with_the_bits(tmp_path):
 
 
 def test_progressive_bits_that_were_not_reached_are_recorded_as_they_are(tmp_path):
-    stop = "+trainer.max_steps=9"
-    cfg = compose_config(
-        tmp_path, "callbacks.progressive=8-3", "init=scratch", "model.width=2", "trainer.max_epochs=2", stop
+    stop = (
+        "callbacks=early_stopping",
+        "callbacks.early_stopping.patience=1",
+        "+callbacks.early_stopping.min_delta=100",
     )
+    settings = ("callbacks.progressive=8-3", "init=scratch", "model.width=2", "trainer.max_epochs=6")
+    cfg = compose_config(tmp_path, *settings, *stop)
     result = train(cfg)
+    assert result["epochs"] == 2
     assert (result["weight_bits"], result["activation_bits"]) == (8, 8)
     model, _, _ = load_run(cfg.paths.output_dir)
     assert input_quantizer(model.layer1[0].conv1).bits == 8
+
+
+def test_stages_follow_the_steps_where_those_are_the_length(tmp_path):
+    """9 steps an epoch, 36 in all: 4 bits from 12, so from the third epoch on; 3 from 24, the fourth."""
+    settings = ("callbacks.progressive=8-4-3", "init=scratch", "model.width=2", "trainer.max_epochs=-1")
+    cfg = compose_config(tmp_path, *settings, "+trainer.max_steps=36")
+    bits = []
+    from stq.training.classifier import Classifier
+
+    original = Classifier.on_train_epoch_end
+
+    def watch(self):
+        bits.append(input_quantizer(self.model.layer1[0].conv1).bits)
+        original(self)
+
+    Classifier.on_train_epoch_end = watch
+    try:
+        result = train(cfg)
+    finally:
+        Classifier.on_train_epoch_end = original
+    assert bits == [8, 8, 4, 3]
+    assert (result["weight_bits"], result["epochs"], result["steps"]) == (3, 4, 36)
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def test_length_in_steps_is_recorded_as_it_was(tmp_path):
     result = train(
         compose_config(tmp_path, "model.width=2", "init=scratch", "trainer.max_epochs=15", "+trainer.max_steps=20")
     )
-    assert (result["steps"], result["epochs"]) == (20, 3)
+    assert (result["steps"], result["epochs"]) == (20, 2)
     result = train(
         compose_config(
             tmp_path, "model.width=2", "init=scratch", "trainer.max_epochs=-1", "+trainer.max_steps=18", folder="b"
@@ -286,3 +286,105 @@ def test_hash_of_a_configuration_is_that_of_its_file(tmp_path):
     )
     train(cfg)
     assert config_hash(yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())) == config_hash(cfg)
+
+
+def same_hash(tmp_path, *pairs) -> list[bool]:
+    hashes = [[config_hash(compose_config(tmp_path, "init=scratch", *each)) for each in pair] for pair in pairs]
+    return [a == b for a, b in hashes]
+
+
+def test_order_counts_where_later_patterns_win(tmp_path):
+    layers = ("+quantizer.layers={layer*:{weight_bits:2},layer3*:{weight_bits:8}}",)
+    turned = ("+quantizer.layers={layer3*:{weight_bits:8},layer*:{weight_bits:2}}",)
+    callback = "+callbacks.{}={{_target_:my.Callback,scale:{}}}"
+    order = tuple(callback.format(name, 1) for name in "ab")
+    assert same_hash(tmp_path, (layers, turned), (order, order[::-1])) == [False, False]
+
+
+def test_null_counts_where_it_is_handed_on(tmp_path):
+    callback = "+callbacks.x._target_=my.Callback"
+    pairs = [([callback], [callback, "+callbacks.x.scale=null"]), ([], ["+model.drop_rate=null"])]
+    pairs += [([], ["+quantizer.settings.standardize=null"]), ([], ["+optimizer.eps=null"])]
+    assert same_hash(tmp_path, *pairs) == [False] * 4
+    assert same_hash(tmp_path, ([], ["+trainer.max_time=null"]), ([], ["data.label=null"])) == [True, True]
+
+
+def test_a_checkpoint_without_a_suffix_is_known_by_its_content(tmp_path, monkeypatch):
+    import torch
+
+    train(compose_config(tmp_path, *QUICK, "init=scratch", folder="donor"))
+    state = torch.load(tmp_path / "donor" / "checkpoints" / "best.ckpt")["state_dict"]
+    monkeypatch.chdir(tmp_path)
+    for name, factor in (("wA", 1.0), ("wB", 2.0)):
+        torch.save({key: value * factor if value.is_floating_point() else value for key, value in state.items()}, name)
+    train(compose_config(tmp_path, *QUICK, "init=checkpoint", "init.path=wA"))
+    with pytest.raises(InputError, match="holds another run"):
+        train(compose_config(tmp_path, *QUICK, "init=checkpoint", "init.path=wB"))
+
+
+def test_one_image_rewritten_in_place_is_noticed(tmp_path):
+    from PIL import Image
+
+    rng, top = np.random.default_rng(0), tmp_path / "pictures"
+    for split, count in (("train", 6), ("val", 2)):
+        for name in "ab":
+            (top / split / name / "deep").mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(top / split / name / "deep" / f"{i}.png", compress_level=0)
+    data = ("data=imagenet", f"data.path={top}", "data.image_size=16", "data.batch_size=4", "data.workers=0")
+    cfg = compose_config(tmp_path, *QUICK, *data, "init=scratch")
+    result = train(cfg)
+    assert (result["data"], result["data_known"]) == ("pictures", None)
+    file = top / "train" / "a" / "deep" / "3.png"
+    size = file.stat().st_size
+    Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(file, compress_level=0)
+    assert file.stat().st_size == size
+    with pytest.raises(InputError, match="its data were others, or have changed since"):
+        train(cfg)
+
+
+@pytest.mark.parametrize("spoil", ["delete", "cut"])
+def test_without_its_identity_file_a_run_still_knows_its_data(spoil, tmp_path, caplog):
+    file = write_npz(tmp_path / "x.npz", 0)
+    cfg = npz_run(tmp_path, file, "init=scratch")
+    train(cfg)
+    path = tmp_path / "run" / "identity.json"
+    path.unlink() if spoil == "delete" else path.write_text(path.read_text()[:20])
+    evaluate_run(cfg.paths.output_dir)
+    write_npz(file, 1)
+    with pytest.raises(InputError, match="are not those that it was trained on"):
+        evaluate_run(cfg.paths.output_dir)
+    assert ("identity.json is damaged" in caplog.text) is (spoil == "cut")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", "changed"])
+def test_a_damaged_result_does_not_block_its_folder(content, tmp_path, caplog):
+    cfg = compose_config(tmp_path, *QUICK, "init=scratch")
+    made = train(cfg)
+    path = tmp_path / "run" / "result.json"
+    if content == "changed":
+        content = path.read_bytes().replace(b'"seed": 0', b'"seed": 1')
+    path.write_bytes(content)
+    again = train(cfg)
+    assert (again["test_top1"], again["steps"]) == (made["test_top1"], made["steps"])
+    assert "the run goes on from its last checkpoint" in caplog.text
+
+
+def test_what_a_finished_run_lost_is_written_again_or_told(tmp_path, caplog):
+    cfg = compose_config(tmp_path, *QUICK, "init=scratch")
+    train(cfg)
+    config = tmp_path / "run" / "config.yaml"
+    whole = config.read_text()
+    config.write_text(whole[:200])
+    train(cfg)
+    assert config.read_text() == whole
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    train(cfg)
+    assert "delete its result.json to train it again" in caplog.text
+
+
+def test_a_baseline_that_is_cut_short_is_none(tmp_path):
+    result = train(compose_config(tmp_path, *QUICK, "+init.float.trainer.limit_train_batches=1"))
+    assert result["cut_short"] is None
+    assert result["float_test_top1"] is None

@@ -122,13 +122,18 @@ def _cost(line: CostLine, index: int) -> str:
     return text if ratio is None or line.cost == line.in_float or index == 1 else f"{text} ({ratio:.2f}×)"
 
 
+def one_line(text: str) -> str:
+    """Line ends as spaces, what else is not printed (marks that turn the reading direction, ...) as escapes."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)
+
+
 def failure(run: Run) -> str:
     """A run that is in no table, in one line: what it was, why it is not."""
     facts = run.result
     bits = f"{facts['weight_bits']}/{facts['activation_bits']} bits"
     cut = facts.get("cut_short")
     reason = f"cut short by {cut}" if cut and facts["status"] == "done" else facts["error"] or "no reason recorded"
-    return f"{run.name} ({facts['method']}, {bits}, seed {facts['seed']}): {reason}"
+    return one_line(f"{run.name} ({facts['method']}, {bits}, seed {facts['seed']}): {reason}")
 
 
 def _probability(p: float | None) -> str:

@@ -117,9 +117,10 @@ def _nothing(places: list[Path], found: Collection) -> str:
     where = ", ".join(map(str, places))
     if found.failed:
         first = found.failed[0]
-        return f"{where}: all {len(found.failed)} runs failed, {first.name} with: {first.result['error']}"
+        return f"{where}: all {len(found.failed)} runs failed, {first.name} with: {ascii(first.result['error'])[1:-1]}"
     if found.cut_short:
-        return f"{where}: no whole run, {len(found.cut_short)} cut short by {found.cut_short[0].result['cut_short']}"
+        setting = ascii(found.cut_short[0].result["cut_short"])[1:-1]
+        return f"{where}: no whole run, {len(found.cut_short)} cut short by {setting}"
     if found.unfinished:
         return f"{where}: no finished run, {len(found.unfinished)} without a result yet (no {FILE_NAME})"
     return f"{where}: no run there (no {FILE_NAME} in it or below)"

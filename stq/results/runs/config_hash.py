@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 # Everything that is not listed here is part of the hash, also what users add. A setting that is null or empty counts as
-# one that is not there, so that a new setting whose default is null leaves the hashes as they are.
+# one that is not there, so that a new setting whose default is null leaves the hashes as they are; but it counts where
+# it is handed on to a library or to the user's code.
 INCIDENTAL: dict[str, str] = {
     "variables": "values for ${variables.NAME}: what uses them holds them",
     "learning_rate": "the same in experiments of older runs",
@@ -37,6 +38,10 @@ INCIDENTAL: dict[str, str] = {
 _ARRAYS, _OF_ARRAYS = "stq.data.ArrayDataModule", ("data.workers",)
 # settings that older runs lack, with the value that they had
 _ADDED: dict[str, Any] = {"compile": False}
+# mappings whose order counts: later patterns win, callbacks are called in turn
+_IN_ORDER = ("quantizer.layers", "callbacks")
+# null and empty values are handed on here, where the default may be another
+_HANDED_ON = ("model", "quantizer.settings", "optimizer", "scheduler")
 # settings that are known by what they name and not by their name: the data's fingerprint, the content of a file
 LOCATED = ("data.path", "data.source.path", "init.path")
 # a run with one of these is one that tries something out
@@ -55,7 +60,7 @@ def config_hash(config: DictConfig | Mapping[str, Any]) -> str:
 
     They change whenever a setting changes that is not on the list ``INCIDENTAL``. No data are read.
     """
-    text = json.dumps(covered(config), sort_keys=True, default=str)
+    text = json.dumps(in_order(covered(config)), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -97,15 +102,28 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _kept(tree: Mapping[str, Any], prefix: str, left_out: set[str]) -> dict[str, Any]:
+def in_order(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings for a hash that sorts keys: those whose order counts as lists of pairs."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            value = in_order(value, f"{prefix}{key}.")
+            value = list(value.items()) if f"{prefix}{key}" in _IN_ORDER else value
+        found[key] = value
+    return found
+
+
+def _kept(tree: Mapping[str, Any], prefix: str, left_out: set[str], handed_on: bool = False) -> dict[str, Any]:
+    target = tree.get("_target_")
+    handed_on = handed_on or prefix[:-1] in _HANDED_ON or (target is not None and not str(target).startswith("stq."))
     kept = {}
     for key, value in tree.items():
         if f"{prefix}{key}" in left_out:
             continue
         if isinstance(value, Mapping):
-            value = _kept(value, f"{prefix}{key}.", left_out)
+            value = _kept(value, f"{prefix}{key}.", left_out, handed_on)
         added = _ADDED.get(f"{prefix}{key}")
-        if value not in (None, {}, []) and (added is None or value != added):
+        if (handed_on or value not in (None, {}, [])) and (added is None or value != added):
             kept[str(key)] = value
     return kept
 

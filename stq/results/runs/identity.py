@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,9 +13,11 @@ from typing import Any
 from ...errors import InputError
 from ...storage.content_hash import HashCache, digest, file_digest, file_stamp
 from ...storage.durable_files import write_text_durably
-from .config_hash import LOCATED, config_hash, covered, first_difference, flat
-from .result_file import read_result
+from .config_hash import LOCATED, config_hash, covered, first_difference, flat, in_order
+from .result_file import DamagedResult, read_result
 from .run import read_yaml
+
+log = logging.getLogger(__name__)
 
 FILE_NAME = "identity.json"
 
@@ -35,7 +38,8 @@ class Identity:
 def identify(config: Mapping[str, Any], data_fingerprint: str, cache: HashCache) -> Identity:
     """The identity of a run. The same data and files in another place are the same run."""
     files = named_files(config, cache)
-    settings = covered(config, without=(*LOCATED, *files))
+    known = {*files, *(key for key in LOCATED if key.startswith("data."))}  # by their content
+    settings = in_order(covered(config, without=tuple(known)))
     whole = digest(settings, data_fingerprint, files)[:16]
     return Identity(whole, config_hash(config), data_fingerprint, files)
 
@@ -44,7 +48,8 @@ def named_files(config: Mapping[str, Any], cache: HashCache) -> dict[str, str]:
     """The hash of each existing file that a setting names, by dotted key; the data are known by their fingerprint."""
     found = {}
     for key, value in flat(covered(config)).items():
-        if not isinstance(value, str) or key.startswith("data.") or not (os.sep in value or Path(value).suffix):
+        looks_like_one = isinstance(value, str) and (key in LOCATED or os.sep in value or Path(value).suffix != "")
+        if not looks_like_one or key.startswith("data."):
             continue
         path = Path(value)
         if path.is_file():
@@ -58,11 +63,23 @@ def write_identity(folder: Path, identity: Identity) -> None:
 
 
 def read_identity(folder: Path) -> Identity | None:
-    """Of a run folder; None where an older stq wrote it, or where it is damaged."""
-    try:
-        return Identity(**json.loads((folder / FILE_NAME).read_text()))
-    except (OSError, ValueError, TypeError):
+    """Of a run folder; None where an older stq wrote it, or where it is damaged, which is told."""
+    path = folder / FILE_NAME
+    if not path.is_file():
         return None
+    try:
+        return Identity(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        log.warning("%s is damaged: the run is known by its configuration and its result", path)
+        return None
+
+
+def recorded_fingerprint(folder: Path) -> str | None:
+    """The fingerprint of the data that a run was trained on; None where nothing tells."""
+    kept = read_identity(folder)
+    if kept is not None:
+        return kept.data_fingerprint
+    return read_result(folder).get("data_fingerprint") if (folder / "result.json").is_file() else None
 
 
 def finished_result(folder: Path, identity: Identity, config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -73,16 +90,28 @@ def finished_result(folder: Path, identity: Identity, config: Mapping[str, Any])
     """
     if not folder.is_dir():
         return None
-    result = read_result(folder) if (folder / "result.json").is_file() else None
+    try:
+        result = read_result(folder) if (folder / "result.json").is_file() else None
+    except DamagedResult as error:
+        log.warning("%s; the run goes on from its last checkpoint", error)
+        result = None
     _refuse_another(folder, identity, config, result)
     return result if result is not None and result["status"] == "done" else None
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """A run's config.yaml; empty where it is missing or damaged."""
+    try:
+        return read_yaml(folder / "config.yaml")
+    except InputError:
+        return {}
 
 
 def _refuse_another(
     folder: Path, identity: Identity, config: Mapping[str, Any], result: Mapping[str, Any] | None
 ) -> None:
-    theirs = read_yaml(folder / "config.yaml")
     kept = read_identity(folder)
+    theirs = config_of(folder)
     found = (result or {}).get("identity") or (kept.identity if kept else None)
     if found is None and not theirs:
         if result is not None:  # nothing but an older result: by the hash that it was given

@@ -69,6 +69,7 @@ LATER_KEYS: dict[str, str] = {
     "checksum": "hash of all other keys",
 }
 
+_NAMES = ("status", "method", "data", "model", "config_hash")
 _NUMBER, _OR_NULL = (int, float), (type(None),)
 _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("status", "method", "data", "model", "config_hash"), (str,)),
@@ -84,6 +85,10 @@ _TYPES: dict[str, tuple[type, ...]] = {
 _KINDS = {list: "list", str: "string", int: "number", float: "number", bool: "boolean", dict: "object"}
 _KINDS[type(None)] = "null"
 _LARGEST = 2.0**63  # of any number
+
+
+class DamagedResult(InputError):
+    """A result.json that was a result once: cut off, or changed after it was written."""
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> Path:
@@ -113,7 +118,7 @@ def read_result(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{path} does not exist: the run has not finished, or this is not a run folder") from None
     except (ValueError, OSError, RecursionError) as error:
-        raise InputError(f"{path} is not readable as JSON ({error}): was the writer interrupted?") from None
+        raise DamagedResult(f"{path} is not readable as JSON ({error}): was the writer interrupted?") from None
     return check_result(result, str(path))
 
 
@@ -131,9 +136,12 @@ def check_result(result: Any, place: str) -> dict[str, Any]:
     if missing:
         raise InputError(f"{place} lacks the key '{missing[0]}' of schema version {SCHEMA_VERSION}")
     if result.get("checksum") is not None and result["checksum"] != _checksum(result):
-        raise InputError(f"{place} does not match its own checksum: it was changed or damaged after it was written")
+        raise DamagedResult(f"{place} does not match its own checksum: it was changed or damaged after it was written")
     for key, value in result.items():
         _check_value(place, key, value)
+    for key in _NAMES:
+        if not result[key].isprintable():
+            raise InputError(f"{place}: '{key}' is {_brief(result[key])}, not a name that can be printed")
     return result
 
 

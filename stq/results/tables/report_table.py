@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ...data.fingerprint import PUBLISHED_PIXELS
 from ...errors import InputError, nearest
+from ...storage.content_hash import digest
 from .costs import CostLine, cost_lines, cost_notes
 from .groups import FLOAT, Bits, Group, Row
 from .published import Published, normalised
@@ -123,7 +124,13 @@ def _names(group: Group) -> tuple[str, str]:
     key = f"{group.data}_{group.model}_{group.float_size_bytes or 0}_fl{group.first_last_bits}"
     content = f" (content {group.fingerprint[:8]})" if group.fingerprint else ""
     key += f"_{group.fingerprint[:8]}" if group.fingerprint else ""
-    return f"{group.data}{content}, {group.model}{size}, {policy}", "".join(c if c.isalnum() else "_" for c in key)
+    return f"{group.data}{content}, {group.model}{size}, {policy}", _file_name(key)
+
+
+def _file_name(key: str) -> str:
+    """For files of figures: letters, digits and underscores, and not too many of them."""
+    plain = "".join(c if c.isalnum() and c.isascii() else "_" for c in key)
+    return plain if len(plain) <= 80 else f"{plain[:60]}_{digest(key)[:12]}"
 
 
 def _best(group: Group, bits: Bits) -> float | None:

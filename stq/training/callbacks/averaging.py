@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pytorch_lightning as pl
 import torch
 from torch.optim.swa_utils import AveragedModel
 
 from ...quantization.surgery import adopt_bits
+
+
+def adopt_bits_in_averages(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
+    """Let every averaged model have the bits of a checkpoint's state, which is loaded into it then."""
+    for callback in trainer.callbacks:
+        for average in vars(callback).values():
+            if isinstance(average, AveragedModel):
+                adopt_bits(average.module, state)
 
 
 @torch.no_grad()

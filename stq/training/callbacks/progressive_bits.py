@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
@@ -59,14 +60,15 @@ class ProgressiveBits(Callback):
             )
         self.paths: set[str] = set()
 
-    def check_reached(self, epochs: int) -> None:
-        """Raise InputError where the last stage would begin after the last of so many epochs (-1: not known)."""
-        last = list(self.schedule)[-1]
-        if epochs > 0 and last > (epochs - 1) / epochs + 1e-9:
-            raise InputError(
-                f"callbacks.progressive: the last stage, from {last:g}, never begins in {epochs} epochs; let it begin "
-                f"at {(epochs - 1) / epochs:.2g} or before"
-            )
+    def check_reached(self, begins: Sequence[float]) -> None:
+        """Raise InputError for a stage that never begins: epochs begin at the parts of training ``begins``."""
+        parts = [*self.schedule, 1.0]
+        for part, following in pairwise(parts):
+            if not any(part <= begin + 1e-9 < following + 1e-9 for begin in begins):
+                raise InputError(
+                    f"callbacks.progressive: the stage from {part:g} never begins: none of the {len(begins)} epochs "
+                    f"begins between {part:g} and {following:g} of training; the last one begins at {begins[-1]:.2g}"
+                )
 
     def bits_at(self, fraction: float) -> tuple[int, int]:
         """(weight bits, activation bits) at a part of training; never below those of the run."""
@@ -81,9 +83,16 @@ class ProgressiveBits(Callback):
                 if all(bits in (None, wanted) for bits, wanted in zip(found, self.bits, strict=True)):
                     self.paths.add(path)
 
+    @staticmethod
+    def _fraction(trainer: pl.Trainer) -> float:
+        """Of training that is done: by epochs, or by steps where those are the length."""
+        if trainer.max_steps > 0:
+            return trainer.global_step / trainer.max_steps
+        return trainer.current_epoch / max(1, trainer.max_epochs)
+
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Change the bits where a stage begins."""
-        bits = self.bits_at(trainer.current_epoch / max(1, trainer.max_epochs))
+        bits = self.bits_at(self._fraction(trainer))
         current = {
             (getattr(weight_quantizer(layer), "bits", bits[0]), getattr(input_quantizer(layer), "bits", bits[1]))
             for path, layer in quantized_layers(module.model)

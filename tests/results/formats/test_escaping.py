@@ -88,6 +88,25 @@ def test_page(runs, tmp_path):
     assert "i" not in {tag for tag, _ in read.tags}
     assert "<img src=x" not in source  # in the JSON behind the rows too
     assert read.text.count(HOSTILE) >= 5  # title, headings, tables, list of runs
-    assert REASON in read.text
+    assert REASON.replace("\n", " ") in read.text
     assert html.escape(HOSTILE) in source
     assert {attrs["data-value"] for _, attrs in read.tags if attrs.get("data-label") == "method"} >= {HOSTILE}
+
+
+def test_figures_of_names_that_are_no_mathematics_and_are_long(tmp_path):
+    make_run(tmp_path / "runs" / "a", data="50$\\foo$" + 130 * "x", model="$\\write18{id}$" + 130 * "y", method="$")
+    report.main([str(tmp_path / "runs"), "--output", str(tmp_path / "out")])
+    assert all(len(path.name) < 120 for path in (tmp_path / "out" / "figures").iterdir())
+    assert any((tmp_path / "out" / "figures").iterdir())
+
+
+def test_what_turns_the_reading_direction_is_printed_as_an_escape(tmp_path, capsys):
+    make_run(tmp_path / "a")
+    make_run(tmp_path / "b", seed=1, status="failed", error="x\n\n# H\u202e", test_top1=None)
+    report.main([str(tmp_path)])
+    out, _ = capsys.readouterr()
+    assert "\u202e" not in out
+    assert "x  # H\\u202e" in out
+    with pytest.raises(SystemExit):
+        report.main([str(tmp_path / "b")])
+    assert capsys.readouterr().err.count("\n") == 1
