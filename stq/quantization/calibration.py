@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from ..quantizers import ActivationQuantizer
 from .summary import Summary, summary
 from .surgery import float_weight, input_quantizer, quantized_layers, quantizers, weight_quantizer
 
@@ -50,21 +51,19 @@ def calibrate(model: nn.Module, batch: Batch, forward: Callable[[Any], object] |
     for _, layer in layers:
         if (quantizer := weight_quantizer(layer)) is not None:
             quantizer.calibrate(float_weight(layer))
-    signed: set[str] = set()
-    while True:  # again where a later call of a layer turns out to have negative inputs
-        seen = _Inputs(signed)
+    seen = _Inputs()
+    while True:  # again where layers turn out to be called more than once, or a later call to have negative inputs
         with _as_training_sees(model, len(tensors[0]) if tensors else 2), seen.watching(layers):
             run(inputs)
-        if not seen.negative - signed:
+        if not seen.again:
             break
-        signed |= seen.negative
     _agree(model)
     for path, layer in layers:
-        if path in seen.inputs:
+        if path in seen.calls:
             quantizer = input_quantizer(layer)
             found = "given" if quantizer.requested_signed is not None else "found"
             log.debug("%s: input %s (%s)", path, "signed" if quantizer.signed else "non-negative", found)
-    unseen = [path for path, layer in layers if input_quantizer(layer) is not None and path not in seen.inputs]
+    unseen = [path for path, layer in layers if input_quantizer(layer) is not None and path not in seen.calls]
     if unseen:
         warnings.warn(
             f"the batch did not reach {len(unseen)} layers, not calibrated: {', '.join(unseen)}", stacklevel=2
@@ -73,15 +72,22 @@ def calibrate(model: nn.Module, batch: Batch, forward: Callable[[Any], object] |
 
 
 class _Inputs:
-    """Calibrates the quantizer of each layer on the inputs of all its calls, as they come."""
+    """Calibrates the quantizer of each layer on the inputs of all its calls, as they come.
 
-    def __init__(self, signed: set[str]):
-        self.inputs: dict[str, list[Tensor]] = {}
-        self.negative: set[str] = set()  # layers whose later calls have negative inputs, which the first had not
-        self._signed = signed
+    Only the inputs of layers that are known to be called more than once are kept: all of them would be much memory.
+    """
+
+    def __init__(self):
+        self.calls: dict[str, int] = {}
+        self.again = False  # whether the batch must be run once more
+        self._kept: dict[str, list[Tensor]] = {}
+        self._signed: set[str] = set()
 
     @contextmanager
     def watching(self, layers: Sequence[tuple[str, nn.Module]]) -> Iterator[None]:
+        """While the batch is run once."""
+        self.calls, self.again = {}, False
+        self._kept = {path: [] for path in self._kept}
         handles = [
             layer.register_forward_pre_hook(self._hook(path), with_kwargs=True, prepend=True)
             for path, layer in layers
@@ -92,31 +98,37 @@ class _Inputs:
         finally:
             for handle in handles:
                 handle.remove()
-            for path, layer in layers:
-                if path in self._signed:
-                    input_quantizer(layer).requested_signed = None
 
     def _hook(self, path: str) -> Callable:
         def hook(layer: nn.Module, args: tuple, kwargs: dict) -> None:
             x, quantizer = args[0] if args else kwargs["input"], input_quantizer(layer)
-            calls = self.inputs.setdefault(path, [])
-            calls.append(x)
-            if path in self._signed or (quantizer.requested_signed is None and _anywhere((x < 0).any())):
-                if len(calls) > 1 and not quantizer.signed:
-                    self.negative.add(path)
-                    return
-                quantizer.requested_signed, asked = True, quantizer.requested_signed
-                quantizer.calibrate(_together(calls))
-                quantizer.requested_signed = asked if path not in self._signed else True
-            else:
-                quantizer.calibrate(_together(calls))
+            later = self.calls.setdefault(path, 0) > 0
+            self.calls[path] += 1
+            if later and path not in self._kept:
+                self._kept[path], self.again = [], True
+                return
+            signed = path in self._signed or (later and bool(quantizer.signed))
+            if quantizer.requested_signed is None and not signed:
+                signed = _anywhere((x < 0).any())
+                if signed and later:  # its first input was taken to be non-negative
+                    self._signed.add(path)
+                    self.again = True
+            if path in self._kept:
+                self._kept[path].append(x)
+                x = torch.cat([each for each in self._kept[path] if each.shape[1:] == x.shape[1:]])
+            _calibrate(quantizer, x, signed)
 
         return hook
 
 
-def _together(calls: Sequence[Tensor]) -> Tensor:
-    """The inputs of all calls, those of the last one's size."""
-    return torch.cat([x for x in calls if x.shape[1:] == calls[-1].shape[1:]]) if len(calls) > 1 else calls[0]
+def _calibrate(quantizer: ActivationQuantizer, x: Tensor, signed: bool) -> None:
+    """As signed or not, unless the policy says otherwise."""
+    asked = quantizer.requested_signed
+    quantizer.requested_signed = signed if asked is None else asked
+    try:
+        quantizer.calibrate(x)
+    finally:
+        quantizer.requested_signed = asked
 
 
 def _inputs(model: nn.Module, batch: Batch) -> Any:
