@@ -21,9 +21,16 @@ def export(model: nn.Module | Network, example_input: Tensor, path: str | Path, 
     example_input: a batch as the model takes it, (N, ...); it gives the size of the inputs, its values do not matter.
     path: the file. format: "onnx" (standard operators, for ONNX Runtime), "qonnx" (for FPGA flows), "packed"
     (safetensors, weights at their bit width), "c" (C99: a header, and beside it a program that reads samples).
-    Raises InputError, naming layer and reason, for what cannot be exported exactly.
+    Raises InputError, naming layer and reason, for what cannot be exported exactly, or an example that is no batch.
     """
     writer = _writer(format)
+    if not isinstance(example_input, Tensor) or example_input.dim() < 2:
+        kind = (
+            f"of shape {tuple(example_input.shape)}"
+            if isinstance(example_input, Tensor)
+            else type(example_input).__name__
+        )
+        raise InputError(f"example_input must be a batch as the model takes it, a tensor (N, ...), not {kind}")
     network = model if isinstance(model, Network) else freeze(model)
     size = tuple(example_input.shape[1:])
     shapes(network, size)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, nearest
 
 _QONNX_BATCH = 32  # the executor compares every value with every threshold at once
 
@@ -17,10 +17,16 @@ _QONNX_BATCH = 32  # the executor compares every value with every threshold at o
 def predict(path: Path, format: str, x: np.ndarray) -> np.ndarray:
     """The predicted class of each sample of ``x`` (N, ...), float32, by the exported file at ``path``.
 
-    Raises InputError where what runs the format (onnxruntime, qonnx, gcc) is not installed.
+    Raises InputError for an unknown format, a missing file, and where what runs the format (onnxruntime, qonnx, gcc) is
+    not installed.
     """
+    runners = {"onnx": _onnx, "qonnx": _qonnx, "packed": _packed, "c": _c}
+    if format not in runners:
+        raise InputError(f"format='{format}' is unknown{nearest(format, runners)}: there are {', '.join(runners)}")
+    if not Path(path).is_file():
+        raise InputError(f"{path} is not a file: export a network to it first")
     try:
-        return {"onnx": _onnx, "qonnx": _qonnx, "packed": _packed, "c": _c}[format](path, x)
+        return runners[format](Path(path), x)
     except ImportError as error:
         raise InputError(f"running format='{format}' needs {error.name}: pip install 'stq[deploy]'") from error
 
