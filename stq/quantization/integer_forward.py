@@ -49,9 +49,9 @@ def forward(layer: nn.Module, input: Tensor) -> Tensor:
 
 def _real(layer: nn.Module, input: Tensor, own: Callable) -> Tensor:
     """The sum of real values, with the weight as it is computed: only the user is given a guarded one."""
-    weight = getattr(layer, "plain_weight", None)
-    if own not in _PLAIN or weight is None:
+    if own not in _PLAIN or not hasattr(type(layer), "plain_weight"):
         return own(layer, input)
+    weight = layer.plain_weight
     if isinstance(layer, nn.Linear):
         return F.linear(input, weight, layer.bias)
     return layer._conv_forward(input, weight, layer.bias)
