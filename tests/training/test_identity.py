@@ -172,6 +172,12 @@ def test_a_run_of_an_older_stq_is_recognised_by_its_configuration(tmp_path):
     assert len(list((tmp_path / "float").glob("*/result.json"))) == 1
     with pytest.raises(InputError, match="holds another run"):
         train(compose_config(tmp_path, *QUICK, "bits=4"))
+    (tmp_path / "run" / "config.yaml").unlink()  # and without it by the hash that it was given
+    with pytest.raises(InputError, match="holds another run"):
+        train(cfg)
+    older = json.loads((tmp_path / "run" / "result.json").read_text()) | {"config_hash": legacy_hash(cfg)}
+    (tmp_path / "run" / "result.json").write_text(json.dumps(older))
+    assert train(cfg)["started"] == made["started"]
 
 
 def test_the_deciding_configuration_stands_in_the_result(tmp_path):

@@ -14,6 +14,7 @@ from ...errors import InputError
 from ...storage.content_hash import HashCache, digest, file_digest, file_stamp
 from ...storage.durable_files import write_text_durably
 from .config_hash import LOCATED, config_hash, covered, first_difference, flat, in_order
+from .legacy_hash import legacy_hash
 from .result_file import DamagedResult, read_result
 from .run import read_yaml
 
@@ -114,7 +115,7 @@ def _refuse_another(
     theirs = config_of(folder)
     found = (result or {}).get("identity") or (kept.identity if kept else None)
     if found is None and not theirs:
-        if result is not None:  # nothing but an older result: by the hash that it was given
+        if result is not None and result["config_hash"] != legacy_hash(config):  # nothing but an older result
             raise InputError(f"{folder} holds another run ({result['config_hash']}): choose a new folder")
         return
     same = found == identity.identity if found is not None else config_hash(theirs) == identity.config_hash

@@ -29,7 +29,7 @@ _TRAINER = ("max_epochs", "precision", "gradient_clip_val", "accumulate_grad_bat
 _INCIDENTAL_DATA = ("workers", "eval_batch_size", "path", "download")
 
 
-def legacy_hash(cfg: DictConfig) -> str:
+def legacy_hash(cfg: DictConfig | Mapping[str, Any]) -> str:
     """16 hexadecimal digits, as in the names of older run folders and float baselines."""
     kept = _deciding({key: _plain(cfg, key) for key in (*_DECIDING, "trainer", "callbacks", "compile")})
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -59,7 +59,7 @@ def _without(tree: object, names: tuple[str, ...]) -> object:
     return kept
 
 
-def _plain(cfg: DictConfig, key: str) -> Any:
+def _plain(cfg: DictConfig | Mapping[str, Any], key: str) -> Any:
     from omegaconf import OmegaConf
 
     value = cfg.get(key)
