@@ -11,10 +11,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ..data.fingerprint import remembered
+from ..data.fingerprint import fingerprint_cache, remembered
 from ..errors import InputError
 from ..results.runs.identity import finished_result, identify
-from ..storage.content_hash import HashCache
 from .application import application
 from .setting_types import TRAIN, check_types, trusted
 
@@ -56,7 +55,7 @@ def _finished(cfg: DictConfig) -> dict[str, Any] | None:
     if not (folder / "result.json").is_file():
         return None
     config = OmegaConf.to_container(cfg, resolve=True)
-    cache = HashCache(Path(cfg.paths.float_dir) / "fingerprints.json")
+    cache = fingerprint_cache(cfg.paths.float_dir)
     fingerprint = remembered(config["data"], cache)
     return None if fingerprint is None else finished_result(folder, identify(config, fingerprint, cache), config)
 

@@ -85,6 +85,11 @@ def _stamps(folder: Path) -> Iterator[list[Any]]:
             yield [entry.path, found.st_size, found.st_mtime_ns]
 
 
+def fingerprint_cache(float_dir: str | Path) -> HashCache:
+    """Where fingerprints are remembered: beside the float baselines, which are named with them."""
+    return HashCache(Path(float_dir) / "fingerprints.json")
+
+
 def remembered(section: Mapping[str, Any], cache: HashCache) -> str | None:
     """The fingerprint that was found for this data section before; None where the data must be looked at."""
     found = stamp(section)

@@ -16,10 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from .. import models  # noqa: F401  (registers the small backbones with timm)
-from ..data.fingerprint import stamp
+from ..data.fingerprint import fingerprint_cache, stamp
 from ..errors import InputError, nearest
 from ..quantization.surgery import input_quantizer, quantize, quantized_layers, weight_quantizer
 from ..quantizers import get_method
+from ..results.runs.identity import Identity, identify
 from ..storage.content_hash import HashCache, digest
 from .instantiation import KNOWN_TARGETS, instantiate
 
@@ -93,6 +94,12 @@ def fingerprint_of(config: Mapping[str, Any], data: pl.LightningDataModule, cach
 
     known = stamp(config["data"]) if config["data"]["_target_"] in KNOWN_TARGETS else None
     return compute() if known is None else cache.of(known, compute)
+
+
+def identity_of(cfg: DictConfig, data: pl.LightningDataModule) -> Identity:
+    """Which run a configuration is with these data."""
+    config, cache = plain(cfg), fingerprint_cache(cfg.paths.float_dir)
+    return identify(config, fingerprint_of(config, data, cache), cache)
 
 
 def build_backbone(cfg: DictConfig, data: pl.LightningDataModule, pretrained: bool = False) -> nn.Module:

@@ -12,11 +12,10 @@ from omegaconf import DictConfig
 from ..errors import InputError, nearest
 from ..quantization.calibration import calibrate
 from .build import add_quantizers, build_backbone, is_quantized, plain
-from .callbacks.progressive_bits import ProgressiveBits, stages
 from .classifier import Classifier
 from .initial_weights import check_start
 from .loggers import check_logger
-from .trainer import user_callbacks
+from .trainer import progressive_bits, user_callbacks
 
 _SECTIONS = ("model", "quantizer", "data", "init", "optimizer", "scheduler", "loss", "trainer", "callbacks", "logger")
 _VALUES = ("bits", "weight_bits", "activation_bits", "first_last_bits", "sweep_name", "seed", "tags", "threads")
@@ -45,19 +44,18 @@ def check_settings(cfg: DictConfig) -> None:
             "loss.distillation_weight above 0 learns from the float network that the run starts from, and init=scratch "
             "has none that was trained: use init=float_baseline, pretrained or checkpoint"
         )
-    if is_quantized(cfg) and cfg.callbacks.progressive:
-        schedule = ProgressiveBits(stages(plain(cfg.callbacks.progressive)), cfg.weight_bits, cfg.activation_bits)
-        if (epochs := cfg.trainer.max_epochs) > 0 and not cfg.trainer.get("max_steps"):
-            schedule.check_reached([epoch / epochs for epoch in range(epochs)])
+    progressive, epochs = progressive_bits(cfg), cfg.trainer.max_epochs
+    if progressive is not None and epochs > 0 and not cfg.trainer.get("max_steps"):
+        progressive.check_reached([epoch / epochs for epoch in range(epochs)])
 
 
 def check_before_training(cfg: DictConfig, data: pl.LightningDataModule) -> None:
     """Build everything that is trained, on random weights, and run it on a few images. Raises InputError."""
     user_callbacks(cfg)
-    if is_quantized(cfg) and cfg.callbacks.progressive and (steps := cfg.trainer.get("max_steps") or 0) > 0:
+    progressive, steps = progressive_bits(cfg), cfg.trainer.get("max_steps") or 0
+    if progressive is not None and steps > 0:
         batches = max(1, len(data.train_dataloader()) // cfg.trainer.accumulate_grad_batches)
-        schedule = ProgressiveBits(stages(plain(cfg.callbacks.progressive)), cfg.weight_bits, cfg.activation_bits)
-        schedule.check_reached([begin / steps for begin in range(0, steps, batches)])
+        progressive.check_reached([begin / steps for begin in range(0, steps, batches)])
     model = build_backbone(cfg, data)
     if is_quantized(cfg):
         add_quantizers(model, cfg)

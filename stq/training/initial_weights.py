@@ -12,12 +12,10 @@ from torch import Tensor, nn
 
 from ..errors import InputError, nearest
 from ..results.runs.config_hash import config_hash, cut_short
-from ..results.runs.identity import identify
 from ..results.runs.legacy_hash import legacy_hash
 from ..results.runs.result_file import read_result
 from ..results.runs.run import read_yaml
-from ..storage.content_hash import HashCache
-from .build import build_backbone, fingerprint_of, plain
+from .build import build_backbone, identity_of
 from .checkpoints import read_checkpoint
 
 Train = Callable[..., object]
@@ -131,10 +129,8 @@ def float_baseline(cfg: DictConfig, data: pl.LightningDataModule, train: Train) 
 
 def float_folder(float_cfg: DictConfig, data: pl.LightningDataModule) -> Path:
     """Where the float run of ``float_config`` lies; an older stq named it by another hash."""
-    shared, config = Path(float_cfg.paths.float_dir), plain(float_cfg)
-    cache = HashCache(shared / "fingerprints.json")
-    identity = identify(config, fingerprint_of(config, data, cache), cache)
-    if cut_short(config) is not None:
+    shared, identity = Path(float_cfg.paths.float_dir), identity_of(float_cfg, data)
+    if cut_short(float_cfg) is not None:
         return shared / "cut_short" / identity.identity
     older = shared / legacy_hash(float_cfg)
     if older.is_dir() and config_hash(read_yaml(older / "config.yaml")) == identity.config_hash:

@@ -19,12 +19,11 @@ from ..errors import InputError, StorageFailed, TrainingFailed
 from ..quantization.calibration import calibrate
 from ..quantization.surgery import adopt_bits
 from ..results.runs.config_hash import config_hash
-from ..results.runs.identity import Identity, config_of, finished_result, identify, read_identity, write_identity
+from ..results.runs.identity import Identity, config_of, finished_result, read_identity, write_identity
 from ..results.runs.result_file import write_result
-from ..storage.content_hash import HashCache
 from ..storage.durable_files import storage_failure, write_text_durably
 from ..storage.run_lock import run_lock
-from .build import add_quantizers, build_data, fingerprint_of, is_quantized, own_bits, own_layers, plain
+from .build import add_quantizers, build_data, identity_of, is_quantized, own_bits, own_layers, plain
 from .callbacks.monitor import write_codes
 from .checkpoints import BEST, checkpoint_to_resume, forget_the_ones_before, read_checkpoint, save_state
 from .checks import check_before_training, check_settings
@@ -60,11 +59,9 @@ def train(cfg: DictConfig, wait: bool = False) -> dict[str, Any]:
 
 def _train_or_return(cfg: DictConfig, folder: Path, told: bool) -> dict[str, Any]:
     quieten()
-    config = plain(cfg)
     data = build_data(cfg)
-    cache = HashCache(Path(cfg.paths.float_dir) / "fingerprints.json")
-    identity = identify(config, fingerprint_of(config, data, cache), cache)
-    if (result := finished_result(folder, identity, config)) is not None:
+    identity = identity_of(cfg, data)
+    if (result := finished_result(folder, identity, plain(cfg))) is not None:
         log.info("%s is done already", folder)
         note_other_versions(folder, result)
         _mend(cfg, folder, identity)

@@ -67,9 +67,16 @@ def _callbacks(cfg: DictConfig, checkpoints: Path) -> list[Callback]:
     if is_quantized(cfg):
         callbacks.append(QuantizerProgress())
         callbacks += [QuantizerMonitor()] if cfg.callbacks.monitor else []
-        if schedule := stages(plain(cfg.callbacks.progressive) if cfg.callbacks.progressive else None):
-            callbacks.append(ProgressiveBits(schedule, cfg.weight_bits, cfg.activation_bits))
+    if (progressive := progressive_bits(cfg)) is not None:
+        callbacks.append(progressive)
     return callbacks
+
+
+def progressive_bits(cfg: DictConfig) -> ProgressiveBits | None:
+    """The callback of ``callbacks.progressive``, where a quantized run has one. Raises InputError as that does."""
+    if not is_quantized(cfg) or not cfg.callbacks.progressive:
+        return None
+    return ProgressiveBits(stages(plain(cfg.callbacks.progressive)), cfg.weight_bits, cfg.activation_bits)
 
 
 def user_callbacks(cfg: DictConfig) -> list[Callback]:
