@@ -33,6 +33,9 @@ test: $(VENV)/.dev ## run the tests
 test-all: $(VENV)/.dev ## run the tests, the slow ones too
 	$(BIN)/python -m pytest -m ''
 
+benchmark-deploy: $(VENV)/.dev ## times of exported networks beside float
+	$(BIN)/python experiments/deployment/benchmark.py
+
 test-oldest: $(VENV)/.dev ## run exported files in the oldest ONNX Runtime that pyproject.toml declares
 	$(BIN)/python tests/deploy/onnx/oldest_runtime.py
 

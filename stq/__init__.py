@@ -32,6 +32,7 @@ _HOMES = {
     "freeze": "deploy.integer.freeze",
     "run": "deploy.integer.inference",
     "export": "deploy.export",
+    "About": "deploy.about",
     "load_packed": "deploy.packed.packed_file",
     "predict": "deploy.predict",
     "verify": "deploy.verify",

@@ -1,4 +1,4 @@
-"""``stq-export run=FOLDER format=onnx``: export a finished run as integers, and compare the file with the model."""
+"""``stq-export run=FOLDER target=onnxruntime``: export a finished run, and compare the file with the model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def _export(cfg: DictConfig) -> None:
     check_types(cfg, RUN)
     from .export_run import export_run
 
-    export_run(cfg.run, cfg.format, cfg.output, cfg.benchmark, trusted(cfg))
+    export_run(cfg.run, cfg.target or cfg.format, cfg.output, cfg.benchmark, trusted(cfg), cfg.pixels)
 
 
 main = application(_export, "export", sweeps=False)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytorch_lightning as pl
 import torch
 
+from ..deploy.about import About
 from ..deploy.benchmark import time_both
 from ..deploy.cost import cost
-from ..deploy.export import SUFFIXES, export
+from ..deploy.export import export
 from ..deploy.integer.freeze import freeze
 from ..deploy.predict import predict
+from ..deploy.targets import target
 from ..deploy.verify import verify
 from ..errors import InputError
 from ..quantization.surgery import quantized_layers
@@ -22,47 +26,69 @@ from ..training.silence_lightning import quieten
 
 
 def export_run(
-    run: str | Path, format: str, output: str | Path | None = None, latency: bool = False, trust: Sequence[str] = ()
+    run: str | Path,
+    format: str,
+    output: str | Path | None = None,
+    latency: bool = False,
+    trust: Sequence[str] = (),
+    pixels: bool = False,
 ) -> Path:
     """Export a run folder's selected checkpoint, compare it with the model on the test set, and print what was found.
 
     output: the file; by default ``export/model`` with the format's ending, in the run folder. latency: also time the
-    ONNX file beside the float network. trust: as ``load_run`` takes it. Raises InputError for a folder that is no run,
-    or what cannot be exported.
+    ONNX file beside the float network. trust: as ``load_run`` takes it. pixels: the file takes uint8 images.
+
+    Raises InputError for a folder that is no run, or what cannot be exported.
     """
-    if format not in SUFFIXES:
-        raise InputError(f"format={format} is unknown: there are {', '.join(SUFFIXES)}")
-    if latency and format != "onnx":
-        raise InputError(f"benchmark=true times format=onnx in ONNX Runtime; format={format} has no such timing")
+    suffix, runner = target(format).suffix, target(format).runner
+    if latency and runner not in ("onnxruntime", "openvino"):
+        raise InputError(f"benchmark=true times ONNX Runtime and OpenVINO; format={format} has no such timing")
+    if pixels and format in ("c", "packed"):
+        raise InputError(f"pixels=true is of the ONNX formats; format={format} takes prepared images")
     quieten()
-    model, data, _ = load_run(run, trust)
+    model, data, result = load_run(run, trust)
     if not any(True for _ in quantized_layers(model)):
         raise InputError(f"run={run} is a float run: there are no integers to export")
     model = model.cpu().eval()
     data.setup("test")
     batches = [batch[0] for batch in data.test_dataloader()]
-    network, size = freeze(model), tuple(batches[0].shape[1:])
-    path = export(network, batches[0], output or Path(run) / "export" / f"model{SUFFIXES[format]}", format)
+    network, size = freeze(model, batches[0]), tuple(batches[0].shape[1:])
+    about = _about(data, result, pixels)
+    path = export(network, batches[0], output or Path(run) / "export" / f"model{suffix}", format, about)
     print(f"file       {path}, {path.stat().st_size:,} bytes")
     print(cost(model, size))
     print(f"integers   {verify(model, network, batches)}")
-    print(f"{format:10} {_compared(model, path, format, batches)}")
+    print(f"{format:10} {_compared(model, path, format, batches, about)}")
     if getattr(data, "mean", None) is not None:
         print(f"input      {size}, float32, pixels / 255 less {_shown(data.mean)}, divided by {_shown(data.std)}")
     if latency:
         with tempfile.TemporaryDirectory() as folder:
-            full = export(freeze(model, quantized=False), batches[0], Path(folder) / "float.onnx")
-            print(f"latency    {time_both(full, path, size)}")
+            full = export(freeze(model, batches[0], quantized=False), batches[0], Path(folder) / "float.onnx")
+            print(f"latency    {time_both(full, path, size, runner)}")
     return path
 
 
+def _about(data: pl.LightningDataModule, result: Mapping[str, Any], pixels: bool) -> About:
+    """What the file says of the run."""
+    keys = ("method", "weight_method", "weight_bits", "activation_bits", "first_last_bits", "model", "data", "seed")
+    keys += ("git_commit", "config_hash", "checksum", "test_top1", "config")
+    facts = {key: result[key] for key in keys if result.get(key) is not None}
+    facts["run_checksum"] = facts.pop("checksum", None)
+    names = getattr(data, "class_names", None) or ()
+    return About(getattr(data, "mean", None), getattr(data, "std", None), names, pixels, facts)
+
+
 @torch.no_grad()
-def _compared(model: torch.nn.Module, path: Path, format: str, batches: list[torch.Tensor]) -> str:
+def _compared(model: torch.nn.Module, path: Path, format: str, batches: list[torch.Tensor], about: About) -> str:
     """How many of the file's predictions equal the trained model's."""
     inputs = torch.cat(batches)
     expected = torch.cat([model(part).argmax(-1) for part in inputs.split(500)]).numpy()
     try:
-        found = np.concatenate([predict(path, format, part.numpy()) for part in inputs.split(5000)])
+        given = inputs
+        if about.pixels:
+            mean, std = (torch.tensor(each).reshape(-1, 1, 1) for each in (about.mean, about.std))
+            given = ((inputs * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+        found = np.concatenate([predict(path, format, part.numpy()) for part in given.split(5000)])
     except InputError as error:
         return f"not compared: {error}"
     return f"{int((found == expected).sum())} of {len(expected)} predictions of the file equal the trained model's"

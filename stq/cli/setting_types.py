@@ -75,6 +75,8 @@ TRAIN: Mapping[str, SettingType] = {
     "weight_bits": _BITS,
     "activation_bits": _BITS,
     "first_last_bits": _or_null(_BITS),
+    "residual_bits": _or_null(_BITS),
+    "target": _or_null(_NAME),
     "seed": _whole(0, 2**32 - 1),
     "tags": _LIST,
     "sweep_name": _NAME,
@@ -127,6 +129,8 @@ RUN: Mapping[str, SettingType] = {
     "run": _PATH,
     "trust": _PATHS,
     "format": _NAME,
+    "target": _or_null(_NAME),
+    "pixels": _FLAG,
     "output": _or_null(_PATH),
     "benchmark": _FLAG,
 }

@@ -108,6 +108,12 @@ class TimmDataModule(pl.LightningDataModule):
     def _classes(self) -> dict[str, int] | None:
         return getattr(getattr(self.test_set, "reader", None), "class_to_idx", None)
 
+    @property
+    def class_names(self) -> list[str]:
+        """In the order of their numbers; empty where the data set does not tell."""
+        classes = self._classes() or {}
+        return sorted(classes, key=classes.__getitem__)
+
     def _count_classes(self) -> int:
         classes = self._classes()
         if not classes:

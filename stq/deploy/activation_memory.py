@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from ..quantization.surgery import input_quantizer, quantized_layers
@@ -31,9 +32,10 @@ def activation_peak(model: nn.Module, input_size: Sequence[int]) -> ActivationPe
     Element-by-element operations work in place, as each element of a layer's output is made. A value that only
     quantized layers read is stored as their codes, at their bits (once for each of them); any other value takes 4
     bytes an element, and the codes of a quantized layer are made beside it while that layer runs. Raises InputError
-    for a model that ``freeze`` cannot follow.
+    for a model whose forward cannot be followed.
     """
-    network = freeze(model, quantized=False)
+    parameter = next(model.parameters(), torch.zeros(()))
+    network = freeze(model, torch.zeros(1, *input_size, device=parameter.device), quantized=False)
     elements = {name: math.prod(shape) for name, shape in shapes(network, input_size).items()}
     bits = {path: input_quantizer(layer).bits for path, layer in quantized_layers(model) if input_quantizer(layer)}
     return ActivationPeak(_peak(network, elements, bits), _peak(network, elements, {}))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .sessions import callable_session, runtime_version
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -27,34 +29,27 @@ class Latency:
     def __str__(self) -> str:
         return (
             f"float {self.float_ms:.2f} ms, integer {self.integer_ms:.2f} ms, {self.ratio:.2f} times faster "
-            f"(batch 1, 1 thread, ONNX Runtime {self.runtime}, {self.processor})"
+            f"(batch 1, 1 thread, {self.runtime}, {self.processor})"
         )
 
 
-def time_both(float_path: Path, integer_path: Path, input_size: tuple[int, ...], rounds: int = 30) -> Latency:
-    """Time both models in turns, so that a busy machine slows both, after three rounds of warm-up."""
-    import onnxruntime
+def time_both(
+    float_path: Path, integer_path: Path, input_size: tuple[int, ...], runner: str = "onnxruntime", rounds: int = 30
+) -> Latency:
+    """Time both models in turns, so that a busy machine slows both, after three rounds of warm-up.
 
-    sessions = [session(path) for path in (float_path, integer_path)]
+    runner: "onnxruntime" or "openvino".
+    """
+    sessions = [callable_session(path, runner) for path in (float_path, integer_path)]
     x = np.random.default_rng(0).normal(size=(1, *input_size)).astype(np.float32)
     times = np.zeros((rounds + 3, 2))
     for row in times:
         for i, timed in enumerate(sessions):
             start = time.perf_counter()
-            timed.run(None, {"input": x})
+            timed(x)
             row[i] = time.perf_counter() - start
     float_ms, integer_ms = np.median(times[3:], 0) * 1e3
-    return Latency(float(float_ms), float(integer_ms), onnxruntime.__version__, _processor())
-
-
-def session(path: Path):
-    """An ONNX Runtime session on one thread of the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return Latency(float(float_ms), float(integer_ms), runtime_version(runner), _processor())
 
 
 def _processor() -> str:

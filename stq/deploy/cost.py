@@ -9,8 +9,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import InputError
+from ..quantization.integer_forward import received_weight
 from ..quantization.surgery import float_weight, input_quantizer, quantized_layers, quantizers, weight_quantizer
 from ..quantizers import FLOAT_BITS, ActivationQuantizer, WeightQuantizer
 from .activation_memory import activation_peak
@@ -47,7 +50,8 @@ class LayerCost:
 class Cost:
     """Cost of one sample; every ``float_`` field is the same network in float32. MACs are the same for both.
 
-    macs and bops count convolutions and linear layers; products of two activations (attention) are not among them.
+    macs and bops count every convolution and matrix product, those of two activations (attention) included.
+    float_macs: those of them with a side in float: layers left there, products of activations, functions.
     activation_bytes is the peak of ``activation_memory``, None for a model whose order of operations cannot be traced.
     """
 
@@ -60,6 +64,7 @@ class Cost:
     activation_bytes: int | None
     float_activation_bytes: int | None
     layers: tuple[LayerCost, ...]
+    float_macs: int = 0
 
     def __str__(self) -> str:
         rows = [
@@ -73,6 +78,9 @@ class Cost:
             rows.append(("activation peak, bytes", self.activation_bytes, self.float_activation_bytes))
         for name, deployed, full in rows:
             lines.append(f"{name:24}{deployed:>20,}{full:>20,}{full / max(deployed, 1):>8.2f}")
+        if self.float_macs:
+            share = self.float_macs / max(self.macs, 1)
+            lines.append(f"{'MACs left in float':24}{self.float_macs:>20,}{share:>20.1%}")
         return "\n".join(lines)
 
 
@@ -92,10 +100,9 @@ def model_size(model: nn.Module) -> SizeReport:
     for _, layer in quantized_layers(model):
         if (quantizer := input_quantizer(layer)) is not None:
             size += _FLOAT_BYTES * _record_elements(quantizer)
-        weight = float_weight(layer)
-        if (quantizer := weight_quantizer(layer)) is not None and id(weight) not in counted:
+        if (quantizer := weight_quantizer(layer)) is not None and id(weight := float_weight(layer)) not in counted:
             counted.add(id(weight))
-            record = quantizer.record(weight.detach())
+            record = quantizer.record(received_weight(layer).detach())
             size += -(-weight.numel() * record.bits // 8) + _FLOAT_BYTES * (record.scale.numel() - weight.numel())
     return SizeReport(size, float_size, parameters)
 
@@ -106,16 +113,17 @@ def cost(model: nn.Module, input_size: Sequence[int]) -> Cost:
     Works on float and quantized models, calibrated or not; the model is left as it was. Raises ValueError where the
     model does not take an input of that size.
     """
-    layers = tuple(_layer_costs(model, input_size))
+    layers, macs = _layer_costs(model, input_size)
     size = model_size(model)
     try:
         peak = activation_peak(model, input_size)
     except InputError:
         peak = None
-    macs = sum(layer.macs for layer in layers)
+    elsewhere = macs - sum(layer.macs for layer in layers)  # in no layer: products of activations, functions
+    in_float = sum(layer.macs for layer in layers if FLOAT_BITS in (layer.weight_bits, layer.activation_bits))
     return Cost(
         macs=macs,
-        bops=sum(layer.bops for layer in layers),
+        bops=sum(layer.bops for layer in layers) + elsewhere * FLOAT_BITS * FLOAT_BITS,
         float_bops=macs * FLOAT_BITS * FLOAT_BITS,
         size_bytes=size.size_bytes,
         float_size_bytes=size.float_size_bytes,
@@ -123,6 +131,7 @@ def cost(model: nn.Module, input_size: Sequence[int]) -> Cost:
         activation_bytes=peak and peak.bytes,
         float_activation_bytes=peak and peak.float_bytes,
         layers=layers,
+        float_macs=elsewhere + in_float,
     )
 
 
@@ -145,7 +154,8 @@ def _record_elements(quantizer: ActivationQuantizer) -> int:
     return sum(t.numel() for t in (record.gain, record.shift, record.scale, record.offset))
 
 
-def _layer_costs(model: nn.Module, input_size: Sequence[int]) -> list[LayerCost]:
+def _layer_costs(model: nn.Module, input_size: Sequence[int]) -> tuple[tuple[LayerCost, ...], int]:
+    """The layers, and the multiplications of the whole model."""
     foreign = {id(module) for quantizer in quantizers(model) for module in quantizer.modules()}
     found: list[LayerCost] = []
 
@@ -168,14 +178,15 @@ def _layer_costs(model: nn.Module, input_size: Sequence[int]) -> list[LayerCost]
         if isinstance(module, (*_CONVOLUTIONS, nn.Linear)) and id(module) not in foreign
     ]
     try:
-        with torch.no_grad(), _plain_evaluation(model):
+        counter = FlopCounterMode(display=False)
+        with torch.no_grad(), _plain_evaluation(model), counter, sdpa_kernel(SDPBackend.MATH):  # as plain products
             model(_zeros(model, input_size))
     except RuntimeError as error:
         raise ValueError(f"the model does not take an input of size {tuple(input_size)}: {error}") from error
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return tuple(found), counter.get_total_flops() // 2
 
 
 def _zeros(model: nn.Module, input_size: Sequence[int]) -> Tensor:

@@ -21,6 +21,8 @@ Operations of ``Node.op``, their attributes and their arrays:
     mean        axes keepdims      flatten start
     slice       steps (per axis)   pad before after (of the last axes, with zeros)
     adaptive_avg_pool size
+    aten        target arguments                           an operation of torch, see ``aten.py``; it may give a size
+    item        index                                      one of several values that an aten gives
 
     threshold   bits low high      | thresholds sign (slope intercept)
         made by ``thresholds.fuse``, which marks the layer before it ``fused`` (its output stays the accumulator):

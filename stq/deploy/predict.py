@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError, nearest
+from ..errors import InputError
+from .sessions import compiled_for_openvino
+from .targets import target
 
 _QONNX_BATCH = 32  # the executor compares every value with every threshold at once
 
@@ -17,24 +19,28 @@ _QONNX_BATCH = 32  # the executor compares every value with every threshold at o
 def predict(path: Path, format: str, x: np.ndarray) -> np.ndarray:
     """The predicted class of each sample of ``x`` (N, ...), float32, by the exported file at ``path``.
 
-    Raises InputError for an unknown format, a missing file, and where what runs the format (onnxruntime, qonnx, gcc) is
-    not installed.
+    Raises InputError for an unknown format, a missing file, and where what runs the format (onnxruntime, openvino,
+    qonnx, gcc) is not installed.
     """
-    runners = {"onnx": _onnx, "qonnx": _qonnx, "packed": _packed, "c": _c}
-    if format not in runners:
-        raise InputError(f"format='{format}' is unknown{nearest(format, runners)}: there are {', '.join(runners)}")
+    runners = {"onnxruntime": _onnx, "openvino": _openvino, "qonnx": _qonnx, "packed": _packed, "c": _c}
+    runner = runners[target(format).runner]
     if not Path(path).is_file():
         raise InputError(f"{path} is not a file: export a network to it first")
     try:
-        return runners[format](Path(path), x)
+        return runner(Path(path), x)
     except ImportError as error:
-        raise InputError(f"running format='{format}' needs {error.name}: pip install 'stq[deploy]'") from error
+        package = "openvino" if error.name == "openvino" else "'stq[deploy]'"
+        raise InputError(f"running format='{format}' needs {error.name}: pip install {package}") from error
 
 
 def _onnx(path: Path, x: np.ndarray) -> np.ndarray:
-    from .benchmark import session
+    from .sessions import session
 
     return session(path).run(None, {"input": x})[0].argmax(-1)
+
+
+def _openvino(path: Path, x: np.ndarray) -> np.ndarray:
+    return compiled_for_openvino(path)(x)[0].argmax(-1)
 
 
 def _qonnx(path: Path, x: np.ndarray) -> np.ndarray:

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..quantization.surgery import float_weight, input_quantizer, quantized_layers, weight_quantizer
+from ..quantization.integer_forward import received_weight
+from ..quantization.surgery import input_quantizer, quantized_layers, weight_quantizer
 from ..quantizers import ActivationRecord
 from .integer.inference import run
 from .network import Network, Node, call_name
@@ -48,11 +50,12 @@ def verify(model: nn.Module, network: Network, batches: Iterable[Tensor]) -> Agr
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        exact = _Exact(model)
+        exact, widths = _Exact(model), _paddings(model)
         for batch in batches:
             codes: dict[str, Tensor] = {}
             expected = _model_codes(model, batch, codes)
-            exact_codes = exact.codes(batch, codes)
+            exact_codes = _widened(exact.codes(batch, codes), widths)
+            codes = _widened(codes, widths)
 
             def local(
                 node: Node, value: Tensor, codes: dict[str, Tensor] = codes, exact: dict[str, Tensor] = exact_codes
@@ -107,6 +110,23 @@ def _model_codes(model: nn.Module, batch: Tensor, codes: dict[str, Tensor]) -> T
             handle.remove()
 
 
+def _paddings(model: nn.Module) -> dict[str, tuple[list[int], str]]:
+    """(sizes, mode) of the layers that pad with values of their input: the frozen network pads before it quantizes."""
+    return {
+        path: (layer._reversed_padding_repeated_twice, layer.padding_mode)
+        for path, layer in quantized_layers(model)
+        if getattr(layer, "padding_mode", "zeros") != "zeros"
+    }
+
+
+def _widened(codes: dict[str, Tensor], widths: dict[str, tuple[list[int], str]]) -> dict[str, Tensor]:
+    found = dict(codes)
+    for name in codes:
+        if pad := widths.get(name.removesuffix(".quantize").split("@")[0]):
+            found[name] = F.pad(codes[name].float(), *pad).to(codes[name].dtype)
+    return found
+
+
 def _name(path: str, call: int) -> str:
     """The frozen network's name of a layer's quantizer."""
     return f"{call_name(path, call)}.quantize"
@@ -120,7 +140,7 @@ class _Exact:
         for path, layer in quantized_layers(model):
             twin = self.model.get_submodule(path)
             if (weights := weight_quantizer(layer)) is not None:
-                record = weights.record(float_weight(layer).detach())
+                record = weights.record(received_weight(layer).detach())
                 own = list(layer.parametrizations.weight).index(weights)
                 twin.parametrizations.weight[own] = _Constant(replace(record, scale=record.scale.double()).decode())
             if input_quantizer(layer) is not None:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..quantizers import ActivationQuantizer
+from .integer_forward import received_weight
 from .summary import Summary, summary
-from .surgery import float_weight, input_quantizer, quantized_layers, quantizers, weight_quantizer
+from .surgery import input_quantizer, quantized_layers, quantizers, weight_quantizer
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def calibrate(model: nn.Module, batch: Batch, forward: Callable[[Any], object] |
     run = forward or (lambda given: _call(model, given))
     for _, layer in layers:
         if (quantizer := weight_quantizer(layer)) is not None:
-            quantizer.calibrate(float_weight(layer))
+            quantizer.calibrate(received_weight(layer))
     seen = _Inputs()
     while True:  # again where layers turn out to be called more than once, or a later call to have negative inputs
         with _as_training_sees(model, len(tensors[0]) if tensors else 2), seen.watching(layers):
@@ -79,6 +80,7 @@ class _Inputs:
 
     def __init__(self):
         self.calls: dict[str, int] = {}
+        self.owners: dict[int, str] = {}  # of a quantizer that several layers share, the one that sees its input first
         self.again = False  # whether the batch must be run once more
         self._kept: dict[str, list[Tensor]] = {}
         self._signed: set[str] = set()
@@ -102,6 +104,9 @@ class _Inputs:
     def _hook(self, path: str) -> Callable:
         def hook(layer: nn.Module, args: tuple, kwargs: dict) -> None:
             x, quantizer = args[0] if args else kwargs["input"], input_quantizer(layer)
+            if self.owners.setdefault(id(quantizer), path) != path:
+                self.calls.setdefault(path, 0)
+                return
             later = self.calls.setdefault(path, 0) > 0
             self.calls[path] += 1
             if later and path not in self._kept:
@@ -181,17 +186,21 @@ def _as_training_sees(model: nn.Module, samples: int) -> Iterator[None]:
         for module, mode in modes.items()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and samples > 1 and (mode or not in_training)
     ]
-    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    counts = [norm.num_batches_tracked for norm in norms]
+    kept = [
+        (norm.momentum, None if count is None else count.clone()) for norm, count in zip(norms, counts, strict=True)
+    ]
     for _, layer in quantized_layers(model):
         layer.training = True  # of the layer itself, not of its quantizers
     for norm in norms:
         norm.train()
         norm.momentum = 0.0
-        norm.num_batches_tracked = None
     try:
         yield
     finally:
-        for norm, (momentum, batches) in zip(norms, kept, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, batches
+        for norm, (momentum, count) in zip(norms, kept, strict=True):
+            norm.momentum = momentum
+            if count is not None:
+                norm.num_batches_tracked.copy_(count)
         for module, mode in modes.items():
             module.training = mode

@@ -17,28 +17,31 @@ from torch.nn.utils import parametrize
 
 from ..quantizers import ActivationQuantizer, WeightQuantizer
 from ..quantizers.record import round_ste
+from . import standardized
 
 # timm's linear layer differs under torch.jit.script alone
-_PLAIN = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Linear.forward, timm.layers.Linear.forward)
+_PLAIN = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Linear.forward, timm.layers.Linear.forward, *standardized.FORWARDS)
 
 
 def forward(layer: nn.Module, input: Tensor) -> Tensor:
     """In place of the ``forward`` of a quantized layer. input: fake-quantized, as the layer's pre-hook gives it.
 
     Training is as ever, and so is evaluation where codes do not tell all: a side in float, attention kept at inference,
-    an input offset that is no whole number of codes, half precision, a layer type with a forward of its own, and under
-    ``torch.compile``, which cannot follow the choice.
+    an input offset that is no whole number of codes, half precision, a layer type with a forward of its own, a pre-hook
+    that changes what the quantizer gives, and under ``torch.compile``, which cannot follow the choice.
     """
     own = plain_forward(layer)
-    known = is_plain(layer) and input.dtype in (torch.float32, torch.float64)
+    if own in standardized.FORWARDS:
+        input = standardized.padded(layer, input)
+    known = is_plain(layer) and input.dtype in (torch.float32, torch.float64) and _reads_codes(layer)
     if layer.training or not known or torch.compiler.is_compiling():
         return _real(layer, input, own)
     weights = layer.parametrizations.weight if parametrize.is_parametrized(layer, "weight") else ()
-    unit = _unit(layer) if len(weights) == 1 and isinstance(weights[0], WeightQuantizer) else None
+    unit = _unit(layer) if len(weights) > 0 and isinstance(weights[-1], WeightQuantizer) else None
     if unit is None:
         return _real(layer, input, own)
     with torch.autocast(input.device.type, enabled=False):
-        codes, scale = weights[0].encode(weights.original)
+        codes, scale = weights[-1].encode(received_weight(layer))
         operand = round_ste(input / unit)
         linear = isinstance(layer, nn.Linear)
         sums = F.linear(operand, codes) if linear else layer._conv_forward(operand, codes, None)
@@ -57,10 +60,26 @@ def _real(layer: nn.Module, input: Tensor, own: Callable) -> Tensor:
     return layer._conv_forward(input, weight, layer.bias)
 
 
+def received_weight(layer: nn.Module) -> Tensor:
+    """What the layer's weight quantizer is given: the float weight, or what parametrizations before it make of that."""
+    weight = layer.parametrizations.weight.original
+    for each in layer.parametrizations.weight:
+        if isinstance(each, WeightQuantizer):
+            break
+        weight = each(weight)
+    return weight
+
+
 def plain_forward(layer: nn.Module) -> Callable:
     """The ``forward`` of the layer's type, as it is without quantizers; takes the layer as its first argument."""
-    kind = type(layer)  # a class of the layer's own where its weight is parametrized
-    return kind.__mro__[1].forward if kind.__dict__.get("forward") is forward else kind.forward
+    own = (kind.__dict__.get("forward", forward) for kind in type(layer).__mro__)
+    return next(found for found in own if found is not forward)
+
+
+def _reads_codes(layer: nn.Module) -> bool:
+    """Whether no pre-hook comes after the one that quantizes the input."""
+    last = next(reversed(layer._forward_pre_hooks.values()), None)
+    return getattr(last, "quantizes_input", False)
 
 
 def is_plain(layer: nn.Module) -> bool:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from typing import Any
 
-from timm.layers import std_conv
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -16,8 +15,6 @@ from ..errors import nearest
 from ..quantizers import FLOAT_BITS, check_bits, get_method, get_weight_quantizer
 
 QUANTIZED_TYPES = (nn.Conv1d, nn.Conv2d, nn.Linear)
-# these compute their weight anew in forward, so a quantized weight would not be the one that is used
-_STANDARDIZED = (std_conv.StdConv2d, std_conv.StdConv2dSame, std_conv.ScaledStdConv2d, std_conv.ScaledStdConv2dSame)
 
 
 @dataclass(frozen=True)
@@ -42,8 +39,9 @@ class Policy:
     method: activation quantizer (``stq.list_quantizers()``). weight_method: None for the one paired with it.
     weight_bits, activation_bits: 1 to 8, or 32 for float. first_last_bits: both sides of the first and the last layer
     (8; 32 leaves them float; None treats them as any other), by ``first_last_method``, the same for all methods so
-    that methods compare. layers: {path pattern: {any of OVERRIDES}}, later patterns win. skip: path patterns of
-    layers left in float. Patterns are shell wildcards on module paths (``layer1.*.conv2``).
+    that methods compare. residual_bits: both inputs of each residual addition, by LSQ with one step (None leaves
+    additions in float). layers: {path pattern: {any of OVERRIDES}}, later patterns win. skip: path patterns of layers
+    left in float. Patterns are shell wildcards on module paths (``layer1.*.conv2``).
 
     Raises ValueError for an unknown method, a bit width out of range, or a pattern that matches no layer.
     """
@@ -53,12 +51,13 @@ class Policy:
     activation_bits: int = 3
     first_last_bits: int | None = 8
     first_last_method: str = "lsq"
+    residual_bits: int | None = None
     weight_method: str | None = None
     layers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     skip: Sequence[str] = ()
 
     def __post_init__(self):
-        for name in ("weight_bits", "activation_bits", "first_last_bits"):
+        for name in ("weight_bits", "activation_bits", "first_last_bits", "residual_bits"):
             if getattr(self, name) is not None:
                 check_bits(getattr(self, name), name)
         get_method(self.method)
@@ -115,20 +114,18 @@ def quantizable_layers(model: nn.Module) -> list[str]:
     for path, module in model.named_modules():
         if not isinstance(module, QUANTIZED_TYPES):
             continue
-        # the old weight_norm, spectral_norm and pruning compute the weight in a hook: it is no parameter then
-        parametrized = parametrize.is_parametrized(module, "weight") or "weight" not in module._parameters
-        if (
-            isinstance(module, _STANDARDIZED)
-            or parametrized
-            or (inside_attention and path.startswith(inside_attention))
-        ):
+        if parametrize.is_parametrized(module, "weight"):
+            own_weight = hasattr(module.parametrizations.weight, "original")  # weight_norm makes it of two
+        else:  # the old weight_norm, spectral_norm and pruning compute the weight in a hook: it is no parameter then
+            own_weight = "weight" in module._parameters
+        if not own_weight or (inside_attention and path.startswith(inside_attention)):
             refused.append(path)
         else:
             paths.append(path)
     if refused:
         warnings.warn(
             f"{len(refused)} layers stay in float, because their module does not use its weight and input as they are "
-            "(standardized, parametrized or pruned weights, weight_norm, nn.MultiheadAttention): "
+            "(weights that a hook computes, as in pruning, weight_norm, nn.MultiheadAttention): "
             f"{', '.join(refused[:3])}{', ...' * (len(refused) > 3)}",
             stacklevel=2,
         )

@@ -8,6 +8,7 @@ from torch import nn
 
 from ..quantizers import FLOAT_BITS, ActivationQuantizer
 from .policy import QUANTIZED_TYPES
+from .residual import Rounded
 from .surgery import float_weight, input_quantizer, weight_quantizer
 
 
@@ -45,14 +46,25 @@ class Summary(tuple):
 
 
 def summary(model: nn.Module) -> Summary:
-    """Every convolution and linear layer: bits, quantizers, signedness of the input, parameters (bias included)."""
+    """Every convolution and linear layer, and the inputs of quantized additions.
+
+    Bits, quantizers, signedness of the input, parameters (bias included).
+    """
     rows, own = [], ()
     for path, module in model.named_modules():
         if isinstance(module, ActivationQuantizer):
             own += (f"{path}.",)  # the layers of an attention block belong to the quantizer
+        if isinstance(module, Rounded):
+            rows.append(_value_row(path, module))
         if isinstance(module, QUANTIZED_TYPES) and not (own and path.startswith(own)):
             rows.append(_row(path, module))
     return Summary(rows)
+
+
+def _value_row(path: str, value: Rounded) -> LayerSummary:
+    quantizer = input_quantizer(value)
+    kind = {None: "unknown", True: "signed", False: "non-negative"}[quantizer.signed]
+    return LayerSummary(path, "Rounded", FLOAT_BITS, quantizer.bits, "none", type(quantizer).__name__, kind, 0)
 
 
 def _row(path: str, layer: nn.Module) -> LayerSummary:

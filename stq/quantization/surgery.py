@@ -12,13 +12,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
+from torch.fx import GraphModule
 from torch.nn.utils import parametrize
 
 from ..errors import nearest
 from ..quantizers import FLOAT_BITS, ActivationQuantizer, WeightQuantizer, check_bits, get_method, get_weight_quantizer
-from . import integer_forward
+from ..quantizers.summand import ValueQuantizer, summand_pair
+from . import integer_forward, standardized
 from .optimizer_check import watch_optimizers
 from .policy import LayerPlan, Policy
+from .residual import Rounded, rounded_before, with_rounded_sums
 from .weight_guard import guard_weight
 
 
@@ -31,6 +34,8 @@ def quantize(
     **policy: Any,
 ) -> nn.Module:
     """Quantize the convolutions and linear layers of ``model`` in place and return it; calibrate it next.
+
+    With ``residual_bits`` the model that comes back is another: a GraphModule with the same layers, paths and state.
 
     method: activation quantizer, see ``stq.list_quantizers()``. settings: keyword arguments of that quantizer, for
     instance ``{"t_max": 0.5}``; weight_settings: of the weight quantizer, for instance ``{"per_channel": True}``.
@@ -46,6 +51,8 @@ def quantize(
         name = sorted(unknown)[0]
         raise ValueError(f"quantize has no argument '{name}'{nearest(name, Policy.__dataclass_fields__)}")
     rules = Policy(method=method, **policy)
+    if rules.residual_bits is not None and get_method(method).activation is not None:
+        model = with_rounded_sums(model)
     modules = dict(model.named_modules())
     weight_method = rules.weight_method or get_method(method).weights
     built = []  # all of them before the first is attached: what is refused leaves the model as it was
@@ -55,10 +62,30 @@ def quantize(
         own_weights = own and plan.weight_method == weight_method
         weights = _weight_quantizer(layer, plan, weight_settings if own_weights else None)
         built.append((layer, activations, weights))
+    if isinstance(model, GraphModule) and rules.residual_bits is not None:
+        built = _with_values(model, modules, built, rules.residual_bits)
+    device = next(model.parameters()).device
     for layer, activations, weights in built:
-        _attach(layer, activations, weights)
+        _attach(layer, None if activations is None else activations.to(device), weights)
+    model.quantized_layer_count = len(dict(quantized_layers(model)))
     watch_optimizers(model)
     return model
+
+
+def _with_values(model: GraphModule, modules: Mapping[str, nn.Module], built: list[tuple], bits: int) -> list[tuple]:
+    """Quantizers of the values between layers; a layer of as many bits that reads one needs none of its own."""
+    values: dict[str, ActivationQuantizer] = {}
+    for path, module in modules.items():
+        if isinstance(module, Rounded) and path not in values:
+            first, is_pair = path.removesuffix(".0"), path.endswith(".0")
+            pair = summand_pair(bits) if is_pair else (ValueQuantizer(bits),)
+            values |= dict(zip((f"{first}.0", f"{first}.1") if is_pair else (path,), pair, strict=True))
+    sources = {modules[path]: values[source] for path, source in rounded_before(model).items()}
+    layers = [
+        (layer, sources.get(layer, own) if own is not None and own.bits == bits else own, weights)
+        for layer, own, weights in built
+    ]
+    return [*layers, *((modules[path], quantizer, None) for path, quantizer in values.items())]
 
 
 def _activation_quantizer(layer: nn.Module, plan: LayerPlan, settings: Mapping | None) -> ActivationQuantizer | None:
@@ -76,7 +103,10 @@ def _weight_quantizer(layer: nn.Module, plan: LayerPlan, settings: Mapping | Non
         return None
     common = {"bits": plan.weight_bits, "channels": layer.weight.shape[0]}
     quantizer = _build(get_weight_quantizer(plan.weight_method), plan.weight_method, common, settings)
-    quantizer.to(layer.weight.device).calibrate(layer.weight)
+    weight = layer.weight
+    if isinstance(layer, standardized.TYPES):
+        weight = standardized.Standardized(layer)(weight)
+    quantizer.to(weight.device).calibrate(weight)
     return quantizer
 
 
@@ -103,9 +133,11 @@ _KINDS = {
 
 def _attach(layer: nn.Module, activations: ActivationQuantizer | None, weights: WeightQuantizer | None) -> None:
     if activations is not None:
-        layer.input_quantizer = activations.to(layer.weight.device).train(layer.training)
+        layer.input_quantizer = activations.train(layer.training)
         layer.register_forward_pre_hook(_quantize_input, with_kwargs=True)
     if weights is not None:
+        if isinstance(layer, standardized.TYPES):
+            parametrize.register_parametrization(layer, "weight", standardized.Standardized(layer), unsafe=True)
         parametrize.register_parametrization(layer, "weight", weights.train(layer.training), unsafe=True)
         guard_weight(layer)
         type(layer).forward = integer_forward.forward  # of the class that the parametrization has made for this layer
@@ -117,9 +149,7 @@ def _quantize_input(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple,
     return args, {**kwargs, "input": layer.input_quantizer(kwargs["input"])}
 
 
-def is_quantizing_hook(hook: object) -> bool:
-    """Whether a forward pre-hook is the one that quantizes a layer's input."""
-    return hook is _quantize_input
+_quantize_input.quantizes_input = True  # by which integer_forward knows it
 
 
 def input_quantizer(layer: nn.Module) -> ActivationQuantizer | None:

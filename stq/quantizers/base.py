@@ -12,6 +12,7 @@ from .record import ActivationRecord, WeightRecord, clip, round_ste
 
 FLOAT_BITS = 32  # the bit width that means "leave this in floating point"
 _SMALLEST_PART = 1e-3  # a learned step or clip stays above this part of its calibrated value
+_SMALLEST = 1e-30  # what is smaller is nothing: its inverse would overflow
 _COMPARATOR_GAIN = 2.0**64
 
 
@@ -77,7 +78,7 @@ class _Stateful(nn.Module):
     @torch.no_grad()
     def set_positive(self, name: str, value: Tensor) -> None:
         """Set a quantity declared with ``positive`` and its lower bound; zeros (an all-zero input) become 1."""
-        value = torch.where(value > 0, value, torch.ones_like(value))
+        value = torch.where(value > _SMALLEST, value, torch.ones_like(value))
         getattr(self, f"raw_{name}").copy_(value)
         getattr(self, f"{name}_floor").copy_(value * _SMALLEST_PART)
 

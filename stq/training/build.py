@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .. import models  # noqa: F401  (registers the small backbones with timm)
 from ..data.fingerprint import fingerprint_cache, stamp
 from ..errors import InputError, nearest
+from ..quantization.residual import Rounded
 from ..quantization.surgery import input_quantizer, quantize, quantized_layers, weight_quantizer
 from ..quantizers import get_method
 from ..results.runs.identity import Identity, identify
@@ -153,16 +154,17 @@ def is_quantized(cfg: DictConfig) -> bool:
         raise InputError(f"quantizer.method={cfg.quantizer.method}: {error}") from error
 
 
-def add_quantizers(model: nn.Module, cfg: DictConfig) -> None:
+def add_quantizers(model: nn.Module, cfg: DictConfig) -> nn.Module:
     """``stq.quantize`` with the configuration's bits, methods and policy. Raises InputError for what is wrong there."""
     settings = plain(cfg.quantizer)
     settings["weight_settings"] = {k: v for k, v in settings["weight_settings"].items() if v is not None}
     try:
-        quantize(
+        return quantize(
             model,
             weight_bits=cfg.weight_bits,
             activation_bits=cfg.activation_bits,
             first_last_bits=cfg.first_last_bits,
+            residual_bits=cfg.get("residual_bits"),
             **settings,
         )
     except ValueError as error:
@@ -180,6 +182,7 @@ def own_layers(model: nn.Module, cfg: DictConfig) -> set[str]:
     return {
         path
         for path, layer in quantized_layers(model)
+        if not isinstance(layer, Rounded)
         if all(bits in (None, want) for bits, want in zip(bits_of(layer), wanted, strict=True))
     }
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
+from torch import nn
 
+from ..deploy.export import export
 from ..errors import InputError, nearest
 from ..quantization.calibration import calibrate
 from .build import add_quantizers, build_backbone, is_quantized, plain
@@ -18,7 +22,8 @@ from .loggers import check_logger
 from .trainer import progressive_bits, user_callbacks
 
 _SECTIONS = ("model", "quantizer", "data", "init", "optimizer", "scheduler", "loss", "trainer", "callbacks", "logger")
-_VALUES = ("bits", "weight_bits", "activation_bits", "first_last_bits", "sweep_name", "seed", "tags", "threads")
+_BITS = ("bits", "weight_bits", "activation_bits", "first_last_bits", "residual_bits")
+_VALUES = (*_BITS, "target", "sweep_name", "seed", "tags", "threads")
 # launchers add theirs
 _KNOWN = {*_SECTIONS, *_VALUES, "paths", "compile", "variables", "run", "trust", "jobs", "slurm"}
 _CLOSED = {
@@ -58,8 +63,9 @@ def check_before_training(cfg: DictConfig, data: pl.LightningDataModule) -> None
         progressive.check_reached([begin / steps for begin in range(0, steps, batches)])
     model = build_backbone(cfg, data)
     if is_quantized(cfg):
-        add_quantizers(model, cfg)
+        model = add_quantizers(model, cfg)
         calibrate(model, data.calibration_batch(_SAMPLES))
+        _check_target(model, data, cfg.get("target"))
     module = Classifier(model, data.num_classes, *(plain(cfg[each]) for each in ("optimizer", "scheduler", "loss")))
     module.check_optimizers()
     with torch.no_grad():
@@ -70,6 +76,17 @@ def check_before_training(cfg: DictConfig, data: pl.LightningDataModule) -> None
             f"the model gives {shape} for {_SAMPLES} images; a classifier of {data.num_classes} classes gives "
             f"{(_SAMPLES, data.num_classes)}"
         )
+
+
+def _check_target(model: nn.Module, data: pl.LightningDataModule, name: str | None) -> None:
+    """Write the file that will be wanted, and forget it: what it cannot express is told now."""
+    if name is None:
+        return
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            export(model.cpu(), data.calibration_batch(1), Path(folder) / "model", name)
+    except InputError as error:
+        raise InputError(f"target={name}: {error}") from error
 
 
 def _refuse_unknown(prefix: str, found: Mapping[str, Any], known: Mapping | tuple | set) -> None:

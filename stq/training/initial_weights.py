@@ -104,6 +104,7 @@ def float_config(cfg: DictConfig) -> DictConfig:
     with open_dict(float_cfg):
         float_cfg.quantizer = {"method": "none"}
         float_cfg.bits = float_cfg.weight_bits = float_cfg.activation_bits = float_cfg.first_last_bits = 32
+        float_cfg.residual_bits = None
         float_cfg.init = {"start": "scratch", "path": None, "float": None}
         float_cfg.callbacks.progressive = float_cfg.callbacks.reestimate_batch_norm = None
         float_cfg.loss.distillation_weight = 0.0

@@ -125,7 +125,7 @@ def _train(cfg: DictConfig, data: pl.LightningDataModule, folder: Path) -> dict[
     teacher = copy.deepcopy(model) if cfg.loss.distillation_weight > 0 else None
     own: set[str] = set()
     if quantized:
-        add_quantizers(model, cfg)
+        model = add_quantizers(model, cfg)
         own = own_layers(model, cfg)
         _calibrate_or_restore(cfg, start, data)
     if cfg.compile:

@@ -41,7 +41,7 @@ def load_run(run: str | Path, trust: Sequence[str] = ()) -> tuple[nn.Module, pl.
     _check_data(folder, cfg, data)
     model = build_backbone(cfg, data)
     if is_quantized(cfg):
-        add_quantizers(model, cfg)
+        model = add_quantizers(model, cfg)
         own = own_layers(model, cfg)
         adopt_bits(model, state)
         _check_bits(folder, own_bits(model, own, cfg))

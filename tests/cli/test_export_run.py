@@ -16,7 +16,7 @@ def run_folder(trained, digits, monkeypatch, tmp_path):
     """A run folder as stq.training.load_run would open it."""
     loader = DataLoader(TensorDataset(digits[2], digits[3]), 200)
     data = SimpleNamespace(setup=lambda stage: None, test_dataloader=lambda: loader, mean=[0.3], std=[0.4])
-    monkeypatch.setattr("stq.cli.export_run.load_run", lambda run, trust: (trained(3), data, None))
+    monkeypatch.setattr("stq.cli.export_run.load_run", lambda run, trust: (trained(3), data, {"method": "double_st"}))
     return tmp_path
 
 
@@ -24,6 +24,10 @@ def run_folder(trained, digits, monkeypatch, tmp_path):
     ("format", "module", "name"),
     [
         ("onnx", "onnxruntime", "model.onnx"),
+        ("onnxruntime", "onnxruntime", "model.onnx"),
+        ("qdq", "onnxruntime", "model.qdq.onnx"),
+        ("openvino", "openvino", "model.openvino.onnx"),
+        ("finn", "qonnx", "model.finn.onnx"),
         ("qonnx", "qonnx", "model.qonnx.onnx"),
         ("packed", "safetensors", "model.safetensors"),
         ("c", "numpy", "model.h"),
@@ -49,7 +53,7 @@ def test_disagreement_is_printed(run_folder, monkeypatch, capsys):
 
 
 def test_latency_needs_onnx_and_a_float_run_has_no_integers(run_folder, monkeypatch):
-    with pytest.raises(stq.errors.InputError, match="benchmark=true times format=onnx"):
+    with pytest.raises(stq.errors.InputError, match="benchmark=true times ONNX Runtime and OpenVINO; format=c"):
         export_run(run_folder, "c", latency=True)
     monkeypatch.setattr("stq.cli.export_run.load_run", lambda run, trust: (small_network(), None, None))
     with pytest.raises(stq.errors.InputError, match="float run"):
@@ -58,7 +62,7 @@ def test_latency_needs_onnx_and_a_float_run_has_no_integers(run_folder, monkeypa
 
 def test_command_line_tells_mistakes_in_one_sentence(tmp_path):
     for arguments, message in (
-        ([f"run={tmp_path}", "format=onx"], "format=onx is unknown"),
+        ([f"run={tmp_path}", "format=onx"], "format='onx' is unknown"),
         ([f"run={tmp_path}", "benchmrk=true"], "did you mean 'benchmark'?"),
     ):
         command = [sys.executable, "-m", "stq.cli.export", *arguments]

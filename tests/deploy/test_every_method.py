@@ -56,7 +56,7 @@ def reference(network: Network, x: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_onnx_equals_the_reference(name, method, bits, tmp_path):
     torch.manual_seed(bits)
-    network = freeze(calibrated(timm.create_model(name), SIZE, method, bits, first_last_bits=8))
-    x = torch.randn(4, *SIZE)
+    model, x = calibrated(timm.create_model(name), SIZE, method, bits, first_last_bits=8), torch.randn(4, *SIZE)
+    network = freeze(model, x)
     path = stq.export(network, x, tmp_path / "model.onnx")
     assert np.array_equal(scores(path, x), reference(network, x))

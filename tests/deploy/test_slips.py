@@ -9,10 +9,13 @@ from tests.small_networks import calibrated, small_network
 NEAREST = r"format='onx' is unknown \(did you mean 'onnx'\?\)"
 SLIPS = {
     "no tensor": (lambda m, x: stq.export(m, [1, 2], "x.onnx"), r"must be a batch as the model takes it, .* not list"),
-    "no batch": (lambda m, x: stq.export(m, x[0, 0, 0], "x.onnx"), r"must be a batch .* not of shape \(8,\)"),
+    "no batch": (
+        lambda m, x: stq.export(m, x[0, 0, 0], "x.onnx"),
+        r"must be a batch .* not torch.float32 of shape \(8,\)",
+    ),
     "other channels": (
         lambda m, x: stq.export(m, x.expand(-1, 3, -1, -1), "x.onnx"),
-        r"does not fit an input of size \(3, 8, 8\)",
+        r"cannot be followed with an input of size \(3, 8, 8\)",
     ),
     "unknown format": (
         lambda m, x: stq.export(m, x, "x.onnx", format="onx"),

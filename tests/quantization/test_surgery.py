@@ -101,11 +101,6 @@ def test_timm_families(name, arguments):
 
 
 def test_layers_that_compute_their_own_weight_stay_float_with_a_warning():
-    model = timm.create_model("nf_resnet26", num_classes=3)
-    with pytest.warns(UserWarning, match="layers stay in float.*standardized"):
-        stq.quantize(model, "lsq")
-    assert [path for path, _ in stq.quantized_layers(model)] == ["head.fc"]
-
     attention = nn.Sequential(nn.Linear(8, 8), nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 2))
     with pytest.warns(UserWarning, match="1 layers stay in float.*MultiheadAttention.*self_attn"):
         stq.quantize(attention, "lsq")

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 from ...errors import InputError
+from ..about import About, checksum
 from ..integer.thresholds import fuse
 from ..network import INTEGER_LAYERS, Network, Node
 from .layer_writer import LayerWriter
@@ -20,6 +21,7 @@ from .templates import HEAD, PROGRAM
 _REASONS = {
     "constant": "the network holds constant tensors",
     "mul": "products of two activations, as in squeeze-and-excitation, are not integer thresholds",
+    **dict.fromkeys(("aten", "item"), "it is one of torch's own operations"),
     "concat": "C has no concatenation of tensors here",
     **dict.fromkeys(
         ("silu", "sigmoid", "tanh", "gelu", "hardswish", "hardsigmoid"),
@@ -29,14 +31,16 @@ _REASONS = {
 }
 
 
-def export_c(network: Network, input_size: tuple[int, ...], path: Path) -> Path:
+def export_c(network: Network, input_size: tuple[int, ...], path: Path, about: About) -> Path:
     """Write ``path`` (a .h) and, beside it, the program of the same name (.c). Raises InputError for what C lacks."""
     path = path.with_suffix(".h")
     writer = _Writer(fuse(network, input_size), input_size)
     body = writer.write()
     sizes = {"inputs": math.prod(input_size), "outputs": math.prod(writer.shape(network.output))}
     names = {"stem": path.stem, "guard": re.sub(r"\W", "_", path.stem).upper(), **sizes}
-    path.write_text(HEAD.format(**names) + body + "\n#endif\n")
+    facts = {**about.entries(), "stq.checksum": checksum(body.encode())}
+    said = "".join(f" * {key}: {value.replace('*/', '* /')}\n" for key, value in facts.items())
+    path.write_text(HEAD.format(about=said, **names) + body + "\n#endif\n")
     path.with_suffix(".c").write_text(PROGRAM.format(**names))
     return path
 
@@ -52,7 +56,9 @@ class _Writer(LayerWriter):
         for node in self.network.nodes:
             writer = getattr(self, f"_{node.op}", None)
             if writer is None:
-                raise InputError(f"'{node.name}' ({node.op}) has no C form: {_REASONS[node.op]}")
+                raise InputError(
+                    f"'{node.name}' ({node.attributes.get('target', node.op)}) has no C form: {_REASONS[node.op]}"
+                )
             if node.op in ("flatten", "adaptive_avg_pool") and self._is_view(node):
                 self._alias(node, held, left)
                 continue

@@ -13,7 +13,8 @@ HEAD = """\
  *
  * predict(input, output): input {inputs} floats (channels, rows, columns), output {outputs} floats (scores).
  * Do not compile with -ffast-math: codes are rounded exactly. Not reentrant: buffers are static.
- */
+ *
+{about} */
 #ifndef STQ_{guard}_H
 #define STQ_{guard}_H
 #include <stdint.h>

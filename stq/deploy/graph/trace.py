@@ -1,245 +1,318 @@
-"""Reads the order of operations out of a model, with ``torch.fx``; layers stay whole, what is unknown is refused."""
+"""Reads a model's operations, in order, from its ATen graph: layers to be frozen, and nodes for all the rest."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind, OutputKind
 
 from ...errors import InputError
-from ...quantization.integer_forward import is_plain
+from ...quantization.surgery import quantized_layers, weight_quantizer
+from ...quantizers import WeightQuantizer
+from .. import aten
 from ..network import Node, call_name
-from . import known_operations as known
-from .in_place import InPlaceProxy, changes_read_again
-from .views import flatten_views
+from .exported import QUANTIZE, WEIGHT, exported
+from .operations import PADDING, arguments, is_real, known_form, passed_on, zero_padding
 
 
 @dataclass(frozen=True)
 class Step:
-    """A convolution or linear layer of the model, to be frozen."""
+    """A convolution or linear layer, to be frozen.
+
+    path: of the module in the model. quantized: the index of the layer whose quantizer makes its input, or None.
+    weight: the real weight. codes: the quantizer that makes it and what it makes it of; None where it is float.
+    """
 
     name: str
     path: str
-    layer: nn.Module
-    inputs: tuple[str, ...]
+    kind: str
+    source: str
+    geometry: dict[str, Any]
+    quantized: int | None
+    weight: Tensor
+    codes: tuple[WeightQuantizer, Tensor] | None
+    bias: Tensor | None
 
 
-_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+@dataclass(frozen=True)
+class Dequantized:
+    """The real values that a layer's quantizer makes, for what is no integer layer."""
+
+    name: str
+    source: str
+    quantized: int
 
 
-class _Tracer(fx.Tracer):
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return InPlaceProxy(node, self)
-
-    def is_leaf_module(self, module: nn.Module, path: str) -> bool:
-        if isinstance(module, (*_LAYERS, *_NORMS)):
-            return True
-        # timm has activation modules of its own (SiLU written out in place, for instance): leave them to our table
-        return super().is_leaf_module(module, path) or known.activation(module) is not None
+_CONVOLUTIONS = ("aten.conv1d.default", "aten.conv2d.default", "aten.conv1d.padding", "aten.conv2d.padding")
+_LAYERS = (*_CONVOLUTIONS, "aten.linear.default")
+_ASSERTIONS = ("aten._assert", "aten.sym_constrain")
 
 
-def trace(model: nn.Module) -> Iterator[Step | Node]:
-    """Layers (``Step``) and all other operations (``Node``) of ``model`` in evaluation, in order.
+def trace(model: nn.Module, example: Tensor, quantized: bool = True) -> tuple[list[Step | Dequantized | Node], str]:
+    """Layers, real values of codes, and all other operations of ``model`` in evaluation, in order; and the output.
 
-    Raises InputError naming the first operation that is not known here, and where it is.
+
+    Raises InputError naming the first operation that cannot be carried, and where in the model it is.
     """
-    with _evaluation(model):
-        try:
-            graph = _Tracer().trace(model)
-        except InputError:
-            raise
-        except Exception as error:  # tracing runs the model's own code
-            raise InputError(
-                f"the model's forward cannot be traced, so it cannot be frozen ({type(error).__name__}: {error}): "
-                "does it branch on the values or shapes of its tensors?"
-            ) from error
-        yield from _Reader(model, graph).read()
-
-
-@contextmanager
-def _evaluation(model: nn.Module):
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    reader = _Reader(model, exported(model, example, quantized))
+    output = reader.read()
+    return reader.made, output
 
 
 class _Reader:
-    """Translates the nodes of an fx graph."""
+    """Translates the nodes of an exported program."""
 
-    def __init__(self, model: nn.Module, graph: fx.Graph):
-        self.modules = dict(model.named_modules())
-        self.model, self.graph = model, graph
-        self.named: dict[fx.Node, str] = {}  # the name under which an fx node's value is known
+    def __init__(self, model: nn.Module, program: torch.export.ExportedProgram):
+        self.program = program
+        self.layers = list(quantized_layers(model))
+        self.leaves = {
+            path for path, module in model.named_modules() if path and not any(True for _ in module.children())
+        }
+        self.constants: dict[fx.Node, Any] = {}  # values that do not depend on the input
+        self.codes: dict[fx.Node, tuple[WeightQuantizer, Tensor]] = {}
+        self.owners: dict[fx.Node, str] = {}  # parameter -> its module's path
+        self.names: dict[fx.Node, str] = {}  # value -> the node that makes it
+        self.quantized: dict[fx.Node, tuple[fx.Node, int]] = {}  # codes -> real input, layer
+        self.padded: dict[fx.Node, dict[str, Any]] = {}  # codes that are padded -> the arguments of that
+        self.norms: set[fx.Node] = set()
+        self.place = ""  # of the operation that is read
+        self.taken: set[str] = set()
+        self.made: list[Step | Dequantized | Node] = []
 
-    def read(self) -> Iterator[Step | Node]:
-        flatten_views(self.graph, self.modules)
-        if (node := changes_read_again(self.graph, self.modules)) is not None:
-            raise self._refuse(node, f"the in-place operation '{node.name}', whose input is read again")
-        self.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
-        output = next(node for node in self.graph.nodes if node.op == "output").args[0]
-        if not isinstance(output, fx.Node):
+    def read(self) -> str:
+        """Fill ``made`` and return the name of the output."""
+        self._inputs()
+        for node in self.program.graph.nodes:
+            if node.op == "call_function" and not str(node.target).startswith(_ASSERTIONS):
+                self._call(node)
+        output = next(node for node in self.program.graph.nodes if node.op == "output")
+        specs = self.program.graph_signature.output_specs
+        pairs = zip(output.args[0], specs, strict=True)
+        results = [value for value, spec in pairs if spec.kind == OutputKind.USER_OUTPUT]
+        if len(results) != 1 or not isinstance(results[0], fx.Node):
             raise InputError("the model returns several tensors; a network with one output can be frozen")
-        if sum(node.op == "placeholder" and bool(node.users) for node in self.graph.nodes) != 1:
-            raise InputError("the model reads several inputs; a network with one input can be frozen")
-        for node in self.graph.nodes:
-            if node.op == "output" or not node.users:
-                continue
-            made = list(getattr(self, f"_{node.op}")(node))
-            yield from made
-            if made:
-                self.named[node] = made[-1].name
+        if not is_real(results[0]):
+            raise InputError("the model returns no real numbers; a network with one real output can be frozen")
+        return self._value(results[0])
 
-    def _refuse(self, node: fx.Node, what: str) -> InputError:
-        stack = node.meta.get("nn_module_stack") or {}
-        path = next(reversed([v[0] if isinstance(v, tuple) else v for v in stack.values()]), "") if stack else ""
-        return InputError(f"cannot freeze {what}{f' in {path!r}' if path else ''}: no exported form is known for it")
-
-    def _pass(self, node: fx.Node, source: fx.Node) -> list[Node]:
-        self.named[node] = self.named[source]
-        return []
-
-    def _placeholder(self, node: fx.Node) -> list[Node]:
-        return [Node("input", "input")] if node.users else []
-
-    def _get_attr(self, node: fx.Node) -> list[Node]:
-        value = operator.attrgetter(node.target)(self.model)
-        return [Node(node.name, "constant", (), {}, {"value": value.detach().cpu().float().numpy().copy()})]
-
-    def _call_module(self, node: fx.Node) -> list[Step | Node]:
-        module, name = self.modules[node.target], self._unique(node)
-        source = node.args[0] if node.args else next(iter(node.kwargs.values()))
-        inputs = (self.named[source],)
-        if isinstance(module, _LAYERS):
-            if not is_plain(module):
-                name = type(module).__name__.removeprefix("Parametrized")  # so torch calls one with a quantized weight
-                raise self._refuse(node, f"the layer type {name} at {node.target!r}")
-            return [Step(name, node.target, module, inputs)]
-        if isinstance(module, _NORMS):
-            return self._norm(node, module, name, inputs)
-        if known.passes(module):
-            return self._pass(node, source)
-        if (found := known.activation(module)) is not None:
-            return [known.elementwise(name, inputs, found)]
-        if isinstance(module, nn.MaxPool2d):
-            return [known.max_pool(name, inputs, module)]
-        if isinstance(module, nn.AvgPool2d):
-            return [known.avg_pool(name, inputs, module)]
-        if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1), [1, 1]):
-            return [Node(name, "mean", inputs, {"axes": [2, 3], "keepdims": True})]
-        if isinstance(module, nn.AdaptiveAvgPool2d) and None not in (sizes := known.pair(module.output_size)):
-            return [Node(name, "adaptive_avg_pool", inputs, {"size": sizes})]
-        if isinstance(module, nn.Flatten) and module.end_dim == -1:
-            return [self._flatten(node, name, inputs, module.start_dim)]
-        raise self._refuse(node, f"the module {type(module).__name__} at {node.target!r}")
-
-    def _unique(self, node: fx.Node) -> str:
-        """The layer's path, or the fx name where a module is called twice."""
-        calls = [n for n in self.graph.nodes if n.op == "call_module" and n.target == node.target]
-        return call_name(node.target, calls.index(node))
-
-    def _norm(self, node: fx.Node, norm: nn.Module, name: str, inputs: tuple[str, ...]) -> list[Node]:
-        if norm.running_var is None:
-            raise self._refuse(node, f"a batch norm without running statistics at {node.target!r}")
-        act = getattr(norm, "act", None)
-        drop = getattr(norm, "drop", None)
-        plain = type(norm).forward in (b.forward for b in (nn.BatchNorm2d, nn.BatchNorm1d))
-        if not plain and (act is None or (drop is not None and not known.passes(drop))):
-            raise self._refuse(node, f"the batch norm type {type(norm).__name__} at {node.target!r}")
-        nodes = [known.batch_norm(name, inputs, norm)]
-        if not plain and not isinstance(act, nn.Identity):
-            found = known.activation(act)
-            if found is None:
-                raise self._refuse(node, f"the activation {type(act).__name__} of {node.target!r}")
-            nodes.append(known.elementwise(f"{name}.act", (name,), found))
-        return nodes
-
-    def _call_function(self, node: fx.Node) -> list[Node]:
-        return self._call(node, node.target)
-
-    def _call_method(self, node: fx.Node) -> list[Node]:
-        return self._call(node, node.target)
-
-    def _call(self, node: fx.Node, target: Callable | str) -> list[Node]:
-        name, given = node.name, known.arguments(node)
-        if target in known.ADD or target in known.MUL:
-            return self._arithmetic(node, "add" if target in known.ADD else "mul")
-        source = given.get("input", given.get("tensors"))
-        if target in known.CAT and isinstance(source, list | tuple):
-            inputs, axis = tuple(self.named[value] for value in source), given.get("dim", 0)
-            self._keep_samples_apart(node, axis == 0)
-            return [Node(name, "concat", inputs, {"axis": axis})]
-        if not isinstance(source, fx.Node):
-            raise self._refuse(node, f"the operation '{known.shown(target)}' on what is no tensor")
-        inputs = (self.named[source],)
-        if (found := known.functional_activation(target, given)) is not None:
-            return [known.elementwise(name, inputs, found)]
-        if target in known.DROPOUT and given.get("training", True):
-            raise self._refuse(node, f"'{name}', which drops in evaluation too (give training=self.training)")
-        if target in known.PASS:
-            return self._pass(node, source)
-        if target in known.FLATTEN and given.get("end_dim", -1) == -1:
-            return [self._flatten(node, name, inputs, given.get("start_dim", 0))]
-        if target in known.MEAN:
-            return [self._mean(node, inputs, **given)]
-        if target is F.adaptive_avg_pool2d and given["output_size"] in (1, (1, 1)):
-            return [Node(name, "mean", inputs, {"axes": [2, 3], "keepdims": True})]
-        if target in (F.max_pool2d, F.avg_pool2d, torch.max_pool2d):
-            return [known.functional_pool(node.name, inputs, target, given)]
-        if target is operator.getitem and (steps := known.steps_of(node.args[1])) is not None:
-            self._keep_samples_apart(node, steps[0] != 1)
-            return [Node(name, "slice", inputs, {"steps": steps})]
-        if target is F.pad:
-            return [self._pad(node, inputs, **given)]
-        raise self._refuse(node, f"the operation '{known.shown(target)}'")
-
-    def _arithmetic(self, node: fx.Node, op: str) -> list[Node]:
-        given = known.arguments(node)
-        if set(given) != {"input", "other"}:
-            raise self._refuse(node, f"'{op}' of {', '.join(given)}")
-        names, nodes = [], []
-        for index, value in enumerate(given.values()):
-            if isinstance(value, fx.Node):
-                names.append(self.named[value])
+    def _inputs(self) -> None:
+        specs = {spec.arg.name: spec for spec in self.program.graph_signature.input_specs}
+        state, given = {**self.program.state_dict, **self.program.constants}, 0
+        for node in (node for node in self.program.graph.nodes if node.op == "placeholder"):
+            spec = specs[node.name]
+            if spec.kind == InputKind.USER_INPUT:
+                given += 1
+                self.names[node] = self._add(Node("input", "input"))
             else:
-                nodes.append(Node(f"{node.name}.{index}", "constant", (), {}, {"value": np.array(value, np.float32)}))
-                names.append(nodes[-1].name)
-        return [*nodes, Node(node.name, op, tuple(names))]
+                self.constants[node] = state[spec.target].detach()
+                before, parametrized, _ = spec.target.partition(".parametrizations.")
+                self.owners[node] = before if parametrized else spec.target.rpartition(".")[0]
+        if given != 1:
+            raise InputError("the model reads several inputs; a network with one input can be frozen")
 
-    def _keep_samples_apart(self, node: fx.Node, mixed: bool) -> None:
-        if mixed:
-            raise self._refuse(node, f"'{node.name}', which works along the batch axis")
+    # one operation
 
-    def _flatten(self, node: fx.Node, name: str, inputs: tuple[str, ...], start: int) -> Node:
-        self._keep_samples_apart(node, start == 0)
-        return Node(name, "flatten", inputs, {"start": start})
+    def _call(self, node: fx.Node) -> None:
+        given, self.place = arguments(node), self._place(node)
+        if node.target is WEIGHT:
+            self._weight(node, given)
+        elif node.target is QUANTIZE:
+            self.quantized[node] = (given["x"], given["layer"])
+        elif self._fold(node):
+            return
+        elif self._only_pads_codes(node, given):
+            self.padded[node] = given
+        elif str(node.target) in _LAYERS and self._constant(given["weight"]) is not None:
+            self.names[node] = self._layer(node, given)
+        elif (source := passed_on(node, given)) is not None:
+            self.names[node] = self._value(source)
+        elif node.target is operator.getitem and node.args[0] in self.norms:
+            self.names[node] = self.names[node.args[0]]
+        else:
+            self.names[node] = self._operation(node, given)
 
-    def _mean(self, node: fx.Node, inputs: tuple[str, ...], dim: Any = None, keepdim: bool = False, **other) -> Node:
-        axes = [dim] if isinstance(dim, int) else list(dim or ())
-        if not axes or set(other) - {"input"}:
-            raise self._refuse(
-                node, f"'mean' with {', '.join({*other} - {'input'})}" if axes else "'mean' over everything"
-            )
-        self._keep_samples_apart(node, 0 in axes)
-        return Node(node.name, "mean", inputs, {"axes": axes, "keepdims": bool(keepdim)})
+    def _weight(self, node: fx.Node, given: dict[str, Any]) -> None:
+        path, layer = self.layers[given["layer"]]
+        original = self._constant(given["x"])
+        if original is None:
+            raise InputError(f"'{path}' cannot be frozen: its weight depends on the network's input")
+        quantizer = weight_quantizer(layer)
+        with torch.no_grad():
+            self.constants[node] = quantizer(original)
+        self.codes[node], self.owners[node] = (quantizer, original), path
 
-    def _pad(
-        self, node: fx.Node, inputs: tuple[str, ...], pad: Any, mode: str = "constant", value: float = 0, **_
-    ) -> Node:
-        if not all(isinstance(size, int) for size in pad):
-            raise self._refuse(node, "padding by sizes that depend on the input")
-        before, after = (list(pad)[side::2][::-1] for side in (0, 1))  # F.pad lists the last axis first
-        if mode != "constant" or value or len(before) > 3 or min(pad) < 0:
-            raise self._refuse(node, "padding with anything but zeros, of the batch axis, or by less than nothing")
-        return Node(node.name, "pad", inputs, {"before": before, "after": after})
+    def _fold(self, node: fx.Node) -> bool:
+        """Compute what does not depend on the input."""
+        values = [self._constant(value) for value in node.all_input_nodes]
+        random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if random or any(value is None for value in values):
+            return False
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self.constants[n])
+        with torch.no_grad():
+            self.constants[node] = node.target(*args, **kwargs)
+        for value in node.all_input_nodes:
+            if value in self.owners:
+                self.owners[node] = self.owners[value]
+        return True
+
+    def _only_pads_codes(self, node: fx.Node, given: dict[str, Any]) -> bool:
+        """Whether an operation pads the codes of convolutions: they do that, or what they quantize is padded."""
+        pads = str(node.target) in PADDING and given["self"] in self.quantized
+        return pads and all(str(user.target) in _CONVOLUTIONS and user.args[0] is node for user in node.users)
+
+    def _layer(self, node: fx.Node, given: dict[str, Any]) -> str:
+        weight, bias = self._constant(given["weight"]), self._constant(given["bias"])
+        if given["bias"] is not None and bias is None:
+            raise self._refused(node, "its bias depends on the network's input")
+        path = self.owners.get(given["weight"], "") or self._place(node)
+        geometry = _geometry(given, weight) if str(node.target) in _CONVOLUTIONS else {}
+        source, layer = self._layer_input(given["input"], weight, geometry)
+        kind, codes = "conv" if geometry else "linear", self.codes.get(given["weight"])
+        return self._add(Step(self._layer_name(path), path, kind, source, geometry, layer, weight, codes, bias))
+
+    def _layer_input(self, x: fx.Node, weight: Tensor, geometry: dict[str, Any]) -> tuple[str, int | None]:
+        """The real values that a layer reads, and the index of the layer whose quantizer comes before it."""
+        if x in self.quantized:
+            real, layer = self.quantized[x]
+            return self._value(real), layer
+        if x not in self.padded:
+            return self._value(x), None
+        given, dims = self.padded[x], weight.dim() - 2
+        real, layer = self.quantized[given["self"]]
+        zeros = zero_padding(x, given)
+        if zeros is None or len(zeros[0]) > dims:
+            return self._operation(x, {**given, "self": real}), layer
+        fill = [0] * (dims - len(zeros[0]))
+        both = [*fill, *zeros[0], *fill, *zeros[1]]
+        geometry["pads"] = [own + more for own, more in zip(geometry["pads"], both, strict=True)]
+        return self._value(real), layer
+
+    def _operation(self, node: fx.Node, given: dict[str, Any]) -> str:
+        """Add a node for an operation on real values."""
+        form = known_form(node, given, self._constant)
+        if form is not None:
+            if form.op == "affine":
+                self.norms.add(node)
+            inputs = tuple(self._value(value) for value in form.inputs)
+            return self._add(Node(self._free_name(node), form.op, inputs, dict(form.attributes), dict(form.arrays)))
+        if node.target is operator.getitem:
+            source = self._value(node.args[0])
+            return self._add(Node(self._free_name(node), "item", (source,), {"index": node.args[1]}))
+        target, values = _plain_form(node, _target(node), list(given.values()))
+        if (why := aten.refusal(target, values)) is not None:
+            raise self._refused(node, why)
+        inputs: list[str] = []
+
+        def place(value: Any) -> int | None:
+            if not isinstance(value, fx.Node):
+                return None
+            inputs.append(self._value(value))
+            return len(inputs) - 1
+
+        try:
+            encoded = [aten.encode(value, place) for value in values]
+        except ValueError as error:
+            raise self._refused(node, str(error)) from error
+        attributes = {"target": target, "arguments": encoded}
+        return self._add(Node(self._free_name(node), "aten", tuple(inputs), attributes))
+
+    # values
+
+    def _add(self, step: Step | Dequantized | Node) -> str:
+        self.made.append(step)
+        return step.name
+
+    def _constant(self, value: Any) -> Any:
+        return self.constants.get(value)
+
+    def _value(self, value: Any) -> str:
+        """The name of the node that holds a value; numbers, constants and the real values of codes get one now."""
+        if not isinstance(value, fx.Node):
+            held = np.array(value, np.float32)
+            name = self._unique(f"{self.place}.constant".removeprefix("."))
+            return self._add(Node(name, "constant", (), {}, {"value": held}))
+        if value in self.quantized:
+            real, layer = self.quantized[value]
+            return self._add(Dequantized(self._layer_name(self.layers[layer][0]), self._value(real), layer))
+        if value in self.padded:
+            return self._operation(value, self.padded[value])
+        if value not in self.names:
+            held = _held(self.constants[value])
+            self.names[value] = self._add(Node(self._unique(value.name), "constant", (), {}, {"value": held}))
+        return self.names[value]
+
+    # names
+
+    def _layer_name(self, path: str) -> str:
+        call = 0
+        while (name := call_name(path, call)) in self.taken:
+            call += 1
+        self.taken.add(name)
+        return name
+
+    def _free_name(self, node: fx.Node) -> str:
+        path = self._place(node)
+        if path in self.leaves:
+            return self._unique(path)
+        kind = str(node.target).split(".")[1] if str(node.target).startswith("aten.") else node.name
+        return self._unique(f"{path}.{kind}" if path else kind)
+
+    def _unique(self, wanted: str) -> str:
+        name, count = wanted, 1
+        while name in self.taken or name == "input" or name == "output":
+            count += 1
+            name = f"{wanted}_{count}"
+        self.taken.add(name)
+        return name
+
+    def _place(self, node: fx.Node) -> str:
+        """The path of the module that runs the operation."""
+        stack = node.meta.get("nn_module_stack") or {}
+        return next((path for path, _ in reversed(stack.values())), "")
+
+    def _refused(self, node: fx.Node, why: str) -> InputError:
+        path = self._place(node)
+        return InputError(f"cannot freeze '{_target(node)}'{f' in {path!r}' if path else ''}: {why}")
+
+
+def _target(node: fx.Node) -> str:
+    if isinstance(node.target, torch._ops.OpOverload):
+        return str(node.target)
+    return f"operator.{getattr(node.target, '__name__', node.target)}"
+
+
+def _plain_form(node: fx.Node, target: str, values: list) -> tuple[str, list]:
+    """Views as reshapes, with one size left open where it alone is unknown, which is that of the batch."""
+    if target not in ("aten.view.default", "aten._unsafe_view.default", "aten.reshape.default"):
+        return target, values
+    sizes = [size if isinstance(size, int) else -1 for size in node.meta["val"].shape]
+    return "aten.reshape.default", [values[0], sizes if sizes.count(-1) <= 1 else values[1]]
+
+
+def _geometry(given: dict[str, Any], weight: Tensor) -> dict[str, Any]:
+    dims = weight.dim() - 2
+    strides, dilations = (_each(given[key], dims) for key in ("stride", "dilation"))
+    padding = given["padding"]
+    if padding == "same":
+        whole = [d * (k - 1) for d, k in zip(dilations, weight.shape[2:], strict=True)]
+        pads = [*(p // 2 for p in whole), *(p - p // 2 for p in whole)]
+    else:
+        pads = [0] * (2 * dims) if padding == "valid" else _each(padding, dims) * 2
+    return {"strides": strides, "pads": pads, "dilations": dilations, "groups": given["groups"]}
+
+
+def _each(value: Any, dims: int) -> list[int]:
+    value = [value] if isinstance(value, int) else list(value)
+    return value * dims if len(value) == 1 else value
+
+
+def _held(value: Any) -> np.ndarray:
+    if not isinstance(value, Tensor):
+        return np.array(value)
+    value = value.detach().cpu()
+    return np.array((value.float() if value.is_floating_point() else value).numpy())

@@ -9,9 +9,21 @@ import numpy as np
 from ..network import INTEGER_LAYERS, Network, Node
 
 
-def fold(network: Network) -> Network:
-    """The same function with fewer nodes; folding is done in float64 and rounded once, to float32."""
-    return _single_precision(_offset_into_bias(_affine_into_layer(network)))
+def fold(network: Network, input_axes: int) -> Network:
+    """The same function with fewer nodes; folding is done in float64 and rounded once, to float32.
+
+    input_axes: how many axes a batch of inputs has.
+    """
+    return _single_precision(_offset_into_bias(_affine_into_layer(network, input_axes)))
+
+
+def leading_to(network: Network, output: str) -> Network:
+    """The nodes that lead to ``output`` (and the input), which comes last then."""
+    needed = {output}
+    for node in reversed(network.nodes):
+        if node.name in needed:
+            needed |= set(node.inputs)
+    return Network(tuple(node for node in network.nodes if node.name in needed or node.op == "input"))
 
 
 def _single_precision(network: Network) -> Network:
@@ -26,8 +38,8 @@ def _single_precision(network: Network) -> Network:
     )
 
 
-def _affine_into_layer(network: Network) -> Network:
-    users, axes, nodes, renamed = network.users(), _axes(network), [], {}
+def _affine_into_layer(network: Network, input_axes: int) -> Network:
+    users, axes, nodes, renamed = network.users(), _axes(network, input_axes), [], {}
     kept: dict[str, int] = {}
     for node in network.nodes:
         node = replace(node, inputs=tuple(renamed.get(name, name) for name in node.inputs))
@@ -46,8 +58,8 @@ def _affine_into_layer(network: Network) -> Network:
     return Network(tuple(nodes))
 
 
-def _axes(network: Network) -> dict[str, int | None]:
-    """How many axes the value of each node has; None where only the size of the input tells.
+def _axes(network: Network, input_axes: int) -> dict[str, int | None]:
+    """How many axes the value of each node has; None behind operations of torch that are only called here.
 
     An affine is along axis 1, the outputs of a linear layer along the last: one and the same only in (N, C).
     """
@@ -55,11 +67,15 @@ def _axes(network: Network) -> dict[str, int | None]:
     for node in network.nodes:
         given = [axes[name] for name in node.inputs]
         before = None if None in given else max(given, default=None)
-        if node.op.endswith("conv"):
+        if node.op == "input":
+            axes[node.name] = input_axes
+        elif node.op in ("aten", "item"):
+            axes[node.name] = None
+        elif node.op.endswith("conv"):
             axes[node.name] = node.arrays["weight"].ndim
         elif node.op == "constant":
             axes[node.name] = node.arrays["value"].ndim
-        elif node.op == "flatten" and node["start"] >= 0:
+        elif node.op == "flatten":
             axes[node.name] = node["start"] + 1
         elif node.op == "mean" and not node["keepdims"]:
             axes[node.name] = before and before - len(node["axes"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from ...errors import InputError
+from .. import aten
 from ..network import Network, Node
 
 _EXACT_FLOAT32 = 2**24  # integers up to here, and so all partial sums of them, are exact in float32
@@ -62,13 +64,17 @@ def shapes(network: Network, input_size: Sequence[int]) -> dict[str, tuple[int, 
     found: dict[str, tuple[int, ...]] = {}
     with FakeTensorMode(allow_non_fake_inputs=True), _without_tracebacks():
         try:
-            run(network, torch.zeros(1, *input_size), lambda node, value: found.update({node.name: tuple(value.shape)}))
+            run(network, torch.zeros(1, *input_size), lambda node, value: found.update({node.name: _shape(value)}))
         except (RuntimeError, IndexError, ValueError, TypeError) as error:
             node = network.nodes[len(found)]
             reason = str(error).strip().splitlines() or [type(error).__name__]
             message = f"'{node.name}' ({node.op}) does not fit an input of size {tuple(input_size)}: {reason[0]}"
             raise InputError(message) from error
     return found
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(value.shape) if isinstance(value, Tensor) else ()  # a size, or several tensors, each an item of it
 
 
 @contextmanager
@@ -206,4 +212,6 @@ _OPERATIONS: Mapping[str, Callable[..., Tensor]] = {
     "pad": _pad,
     "adaptive_avg_pool": lambda node, x: F.adaptive_avg_pool2d(x, node["size"]),
     "flatten": lambda node, x: x.flatten(node["start"]),
+    "aten": lambda node, *xs: aten.call(node["target"], node["arguments"], xs),
+    "item": lambda node, xs: xs[node["index"]],
 }

@@ -10,8 +10,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ...errors import InputError
+from ..about import About, checksum
 from ..integer.inference import shapes
 from ..network import Network, Node
+from .torch_part import CARRIED, RESULT, TorchPart, translated
 
 OPSET = 21
 _IR_VERSION = 10
@@ -20,43 +22,84 @@ _IR_VERSION = 10
 class GraphWriter:
     """Writes the nodes of a network one by one: ``_conv`` writes a conv, and so on; subclasses add the integer ones."""
 
-    def __init__(self, network: Network, input_size: tuple[int, ...]):
-        self.network, self.users, self.input_size = network, network.users(), input_size
+    def __init__(self, network: Network, input_size: tuple[int, ...], about: About):
+        self.network, self.users, self.input_size, self.about = network, network.users(), input_size, about
         self.shapes = shapes(network, input_size)
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
         self.tensors: dict[str, str] = {}  # node name -> tensor name
+        self.writing = ""  # the node that is being written
+        self.named: dict[str, int] = {}
+        self.annotations: dict[str, str] = {}  # tensor -> its type in QONNX
 
     def save(self, path: Path, batch: int | str = "batch", domains: tuple[tuple[str, int], ...] = ()) -> Path:
         """Write all nodes and the file; raises InputError where the graph is not a valid one."""
-        for node in self.network.nodes:
-            self.tensors[node.name] = getattr(self, f"_{node.op}")(node, *(self.tensors[i] for i in node.inputs))
-        output = self.emit("Identity", self.tensors[self.network.output], name="output")
+        carried = any(node.op in CARRIED for node in self.network.nodes)
+        if carried:
+            model = translated(self.network, self.input_size, OPSET)
+            self.part = TorchPart(model, self.tensors, self.nodes.append, self._torch_constant)
+        for node in (node for node in self.network.nodes if node.op not in CARRIED):
+            self.writing = node.name
+            inputs = (self._read(node.name, place, name) for place, name in enumerate(node.inputs))
+            self.tensors[node.name] = getattr(self, f"_{node.op}")(node, *inputs)
+        self._name_output(self._read(RESULT, 0, self.network.output))
         shape = [batch, *self.shapes[self.network.output][1:]]
+        read = {name for node in self.nodes for name in node.input}
         graph = helper.make_graph(
             self.nodes,
             "stq",
-            [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, *self.input_size])],
-            [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)],
-            list(self.initializers.values()),
+            [helper.make_tensor_value_info("input", self._input_type(), [batch, *self.input_size])],
+            [helper.make_tensor_value_info("output", TensorProto.FLOAT, shape)],
+            [tensor for name, tensor in self.initializers.items() if name in read],
         )
+        for tensor, kind in self.annotations.items():
+            note = onnx.StringStringEntryProto(key="finn_datatype", value=kind)
+            graph.quantization_annotation.append(
+                onnx.TensorAnnotation(tensor_name=tensor, quant_parameter_tensor_names=[note])
+            )
         opsets = [helper.make_opsetid(*pair) for pair in (("", OPSET), *domains)]
         model = helper.make_model(graph, opset_imports=opsets, producer_name="stq", ir_version=_IR_VERSION)
         if not domains:
             onnx.checker.check_model(model, full_check=True)
+        helper.set_model_props(model, {**self.about.entries(), "stq.checksum": checksum(graph.SerializeToString())})
         onnx.save(model, str(path))
         return path
 
+    def _input_type(self) -> int:
+        return TensorProto.UINT8 if self.about.pixels else TensorProto.FLOAT
+
+    def _name_output(self, tensor: str) -> None:
+        """Call the tensor "output", by a node of its own where no node makes it (converters stumble over those)."""
+        self.writing = ""
+        if not any(tensor in node.output for node in self.nodes):
+            self.emit("Identity", tensor, name="output")
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                names[:] = ["output" if name == tensor and "output" not in node.output else name for name in names]
+
+    def _read(self, reader: str, place: int, name: str) -> str:
+        return self.tensors[name] if name in self.tensors else self.part.read_by(reader, place)
+
+    def _torch_constant(self, array: np.ndarray) -> str:
+        return self.constant(array, array.dtype)
+
     def emit(self, op: str, *inputs: str, name: str | None = None, **attributes) -> str:
-        """Append a node with one output and return the output's name."""
+        """Append a node with one output, named after the network's node, and return the output's name."""
         output = name or f"{op}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, list(inputs), [output], name=output, **attributes))
+        node = helper.make_node(op, list(inputs), [output], name=self._node_name(op), **attributes)
+        self.nodes.append(node)
         return output
+
+    def _node_name(self, op: str) -> str:
+        wanted = f"{self.writing}/{op}".removeprefix("/")
+        self.named[wanted] = count = self.named.get(wanted, 0) + 1
+        return wanted if count == 1 else f"{wanted}_{count}"
 
     def split(self, x: str, sizes: list[int], axis: int) -> list[str]:
         """Parts of ``x`` along an axis."""
         parts = [f"{x}.{index}" for index in range(len(sizes))]
-        self.nodes.append(helper.make_node("Split", [x, self.constant(sizes, np.int64)], parts, axis=axis))
+        inputs, name = [x, self.constant(sizes, np.int64)], self._node_name("Split")
+        self.nodes.append(helper.make_node("Split", inputs, parts, name=name, axis=axis))
         return parts
 
     def constant(self, value, dtype: type, label: str = "constant") -> str:
@@ -97,10 +140,19 @@ class GraphWriter:
     # everything else
 
     def _input(self, node: Node) -> str:
-        return "input"
+        """The input itself, or what uint8 pixels become: ``(pixel / 255 - mean) / std``."""
+        if not self.about.pixels:
+            return "input"
+        mean, std = (np.asarray(each, np.float64).reshape(-1, 1, 1) for each in (self.about.mean, self.about.std))
+        if len(mean) != self.input_size[0]:
+            raise InputError(f"mean and std are of {len(mean)} channels, and the input has {self.input_size[0]}")
+        scaled = self.emit("Div", self.emit("Cast", "input", to=TensorProto.FLOAT), self.constant(255.0, np.float32))
+        centred = self.emit("Sub", scaled, self.constant(mean, np.float32))
+        return self.emit("Div", centred, self.constant(std, np.float32))
 
     def _constant(self, node: Node) -> str:
-        return self.constant(node.arrays["value"], np.float32)
+        value = node.arrays["value"]
+        return self.constant(value, value.dtype)
 
     def _affine(self, node: Node, x: str) -> str:
         dims = len(self.shapes[node.name])
@@ -154,19 +206,21 @@ class GraphWriter:
         return self.emit("AveragePool", x, count_include_pad=include, ceil_mode=int(node["ceil_mode"]), **settings)
 
     def _adaptive_avg_pool(self, node: Node, x: str) -> str:
-        """Plain pooling, or nothing, where the sizes divide."""
+        """Plain pooling where the sizes divide, nothing where they are equal, else a product with a matrix an axis."""
         size, given = node["size"], self.shapes[node.inputs[0]][2:]
-        if any(a % b for a, b in zip(given, size, strict=True)):
-            raise InputError(f"'{node.name}' pools {tuple(given)} to {tuple(size)}: ONNX has no operator for that")
-        kernel = [a // b for a, b in zip(given, size, strict=True)]
-        return x if kernel == [1, 1] else self.emit("AveragePool", x, kernel_shape=kernel, strides=kernel)
+        if not any(a % b for a, b in zip(given, size, strict=True)):
+            kernel = [a // b for a, b in zip(given, size, strict=True)]
+            return x if kernel == [1, 1] else self.emit("AveragePool", x, kernel_shape=kernel, strides=kernel)
+        rows, columns = (_averages(*pair) for pair in zip(given, size, strict=True))
+        rows, columns = (self.constant(matrix, np.float32) for matrix in (rows, columns.T))
+        return self.emit("MatMul", self.emit("MatMul", rows, x), columns)
 
     def _mean(self, node: Node, x: str) -> str:
         return self.emit("ReduceMean", x, self.constant(node["axes"], np.int64), keepdims=int(node["keepdims"]))
 
     def _flatten(self, node: Node, x: str) -> str:
         if node["start"] != 1:
-            raise InputError(f"'{node.name}' flattens from axis {node['start']}; the ONNX export flattens from axis 1")
+            return self.emit("Reshape", x, self.constant([0] * node["start"] + [-1], np.int64))
         return self.emit("Flatten", x, axis=1)
 
     def _slice(self, node: Node, x: str) -> str:
@@ -178,6 +232,15 @@ class GraphWriter:
         before = [0] * (len(self.shapes[node.name]) - len(node["before"]))  # the axes that are not padded
         both = [*before, *node["before"], *before, *node["after"]]
         return self.emit("Pad", x, self.constant(both, np.int64))
+
+
+def _averages(given: int, size: int) -> np.ndarray:
+    """The matrix (size, given) that averages as torch's adaptive pooling does: windows from floor to ceiling."""
+    matrix = np.zeros((size, given))
+    for place in range(size):
+        first, end = place * given // size, -(-(place + 1) * given // size)
+        matrix[place, first:end] = 1 / (end - first)
+    return matrix
 
 
 def geometry(layer: Node) -> dict:

@@ -13,19 +13,26 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from onnx import TensorProto, helper
 
+from ..about import About
 from ..integer.requantize import Requantization
 from ..network import INTEGER_LAYERS, Network, Node
 from .graph_writer import GraphWriter, geometry
 
-_INT16_MAX = 2**15 - 1  # x86 kernels without VNNI add two products in saturating 16 bits
+INT16_MAX = 2**15 - 1  # x86 kernels without VNNI add two products in saturating 16 bits
 _EXACT_FLOAT32 = 2**24
 
 
 class LayerWriter(GraphWriter):
     """Writes integer layers. Codes are stored from 0 up: ``gain * (code - low)``, as ``stored_type`` says."""
 
-    def __init__(self, network: Network, input_size: tuple[int, ...], requantized: dict[str, Requantization]):
-        super().__init__(network, input_size)
+    def __init__(
+        self,
+        network: Network,
+        input_size: tuple[int, ...],
+        about: About,
+        requantized: dict[str, Requantization],
+    ):
+        super().__init__(network, input_size, about)
         self.requantized = requantized
         self.pooled: set[str] = set()  # pooling nodes that are done already
 
@@ -55,7 +62,7 @@ class LayerWriter(GraphWriter):
     def safe_weight(self, layer: Node, codes: np.ndarray, factor: np.ndarray | int = 1) -> tuple[str, type, int]:
         """(tensor, dtype, zero point): int8 where no kernel saturates, else uint8, whose kernel adds in 32 bits."""
         _, largest, _ = self.storage(self.source(layer))
-        if 2 * largest * largest_magnitude(codes * factor) <= _INT16_MAX:
+        if 2 * largest * largest_magnitude(codes * factor) <= INT16_MAX:
             return self.weight(layer, codes, np.int8, factor), np.int8, 0
         return self.constant(codes * factor + 128, np.uint8, f"{layer.name}.weight"), np.uint8, 128
 
@@ -75,7 +82,7 @@ class LayerWriter(GraphWriter):
     @staticmethod
     def _signed_is_safe(layer: Node, magnitude: int) -> bool:
         codes, _ = _without_odd(layer.arrays["weight"])
-        return 2 * magnitude * (int(codes.max(initial=0)) - int(codes.min(initial=0))) <= _INT16_MAX
+        return 2 * magnitude * (int(codes.max(initial=0)) - int(codes.min(initial=0))) <= INT16_MAX
 
     def _conv(self, layer: Node, stored: str) -> str:
         output = self._form(layer)(layer, stored)

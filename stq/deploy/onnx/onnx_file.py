@@ -11,16 +11,17 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto
 
+from ..about import About
 from ..integer.requantize import Requantization, fit
 from ..integer.thresholds import fuse
 from ..network import INTEGER_LAYERS, Network, Node
 from .layer_writer import LayerWriter, largest_magnitude
 
 
-def export_onnx(network: Network, input_size: tuple[int, ...], path: Path) -> Path:
+def export_onnx(network: Network, input_size: tuple[int, ...], path: Path, about: About) -> Path:
     """Write ``network`` (or a float network) for inputs (batch, *input_size); the batch size stays free."""
     fused, requantized = _fuse(network, input_size)
-    return _Writer(fused, input_size, requantized).save(path)
+    return _Writer(fused, input_size, about, requantized).save(path)
 
 
 def _fuse(network: Network, input_size: tuple[int, ...]) -> tuple[Network, dict[str, Requantization]]:

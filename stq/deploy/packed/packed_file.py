@@ -1,6 +1,6 @@
 """The packed file: a frozen network in a safetensors file, weights at their bit width.
 
-Layout: a safetensors file (8 bytes header length, JSON header, tensors). Its metadata holds one key, ``stq``, a JSON
+Layout: a safetensors file (8 bytes header length, JSON header, tensors). Its metadata holds a key ``stq``, a JSON
 object ``{"format": "stq-packed", "version": 1, "input_size": [...], "nodes": [...]}``; a node is ``[name, op, inputs,
 attributes, arrays]`` as in ``network.py``, ``arrays`` maps each array to its shape. Tensor ``<node>/<array>`` holds
 its values; the weight codes of integer layers are uint8 bytes with ``(code - weight_low) / weight_stride`` in
@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
+from ..about import About, checksum
 from ..integer.inference import shapes
 from ..network import INTEGER_LAYERS, Network, Node
-from .schema import MOST, SCHEMA, check_consistent, is_sizes, is_whole
+from .schema import ANY, MOST, SCHEMA, check_consistent, is_sizes, is_whole
 
 FORMAT, VERSION = "stq-packed", 1
 _MOST_VALUES = 2**28  # elements of any value
@@ -43,7 +44,7 @@ def unpack(packed: np.ndarray, shape: tuple[int, ...], bits: int, low: int, stri
     return (low + stride * index).astype(np.int32).reshape(shape)
 
 
-def export_packed(network: Network, input_size: tuple[int, ...], path: Path) -> Path:
+def export_packed(network: Network, input_size: tuple[int, ...], path: Path, about: About) -> Path:
     """Write the packed file."""
     from safetensors.numpy import save
 
@@ -56,7 +57,9 @@ def export_packed(network: Network, input_size: tuple[int, ...], path: Path) -> 
         shapes = {key: list(array.shape) for key, array in node.arrays.items()}
         nodes.append([node.name, node.op, list(node.inputs), node.attributes, shapes])
     header = {"format": FORMAT, "version": VERSION, "input_size": list(input_size), "nodes": nodes}
-    path.write_bytes(save(tensors, metadata={"stq": json.dumps(header, separators=(",", ":"))}))
+    described = json.dumps(header, separators=(",", ":"))
+    facts = {**about.entries(), "stq.checksum": checksum(described.encode() + save(tensors))}
+    path.write_bytes(save(tensors, metadata={"stq": described, **facts}))
     return path
 
 
@@ -116,7 +119,7 @@ def _node(entry: Any, before: dict[str, Node], tensors: dict[str, np.ndarray]) -
     count, wanted, arrays_wanted = SCHEMA[op]
     if not all(isinstance(i, str) and i in before for i in inputs):
         raise ValueError(f"node '{name}' reads a node that does not come before it")
-    if (len(inputs) != count) if count >= 0 else not inputs:
+    if (len(inputs) != count) if count >= 0 else (count != ANY and not inputs):
         raise ValueError(f"node '{name}' ({op}) has {len(inputs)} inputs")
     if set(attributes) != set(wanted) or not all(check(attributes[key]) for key, check in wanted.items()):
         raise ValueError(f"the attributes of node '{name}' ({op}) are not those of a {op}")
@@ -142,6 +145,7 @@ def _array(name: str, tensor: np.ndarray, shape: tuple[int, ...], op: str, attri
         if tensor.dtype != np.uint8 or tensor.shape != (-(-count * bits // 8),):
             raise ValueError(f"tensor '{name}' has not the bytes of {count} codes of {bits} bits")
         return unpack(tensor, shape, bits, low, stride)
-    if tensor.shape != shape or tensor.dtype != np.float32 or not np.isfinite(tensor).all():
+    kinds = (np.float32, np.int64, np.int32, np.bool_) if op == "constant" else (np.float32,)
+    if tensor.shape != shape or tensor.dtype not in kinds or not np.isfinite(tensor).all():
         raise ValueError(f"tensor '{name}' has not the declared shape, or is no array of finite float32 numbers")
     return tensor

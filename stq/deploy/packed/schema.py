@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .. import aten
 from ..network import INTEGER_LAYERS, Node
 
+ANY = -2
 MOST = 2**24  # elements of an input or an array; sizes, strides and pads are far below
 
 
@@ -34,6 +36,10 @@ def _list(least: int, most: int) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and len(value) <= 8 and all(is_whole(v, least, most) for v in value)
 
 
+def _target(value: Any) -> bool:
+    return isinstance(value, str) and len(value) < 80
+
+
 _POSITIVE, _PADS = _list(1, 4096), _list(0, 4096)
 _GEOMETRY = {"strides": _POSITIVE, "pads": _PADS, "dilations": _POSITIVE, "groups": _between(1, 2**20)}
 _INTEGER = {
@@ -45,7 +51,7 @@ _INTEGER = {
 }
 _WEIGHTS = ("weight", "multiplier", "bias")
 _POOL = {"kernel": _POSITIVE, "strides": _POSITIVE, "pads": _PADS, "ceil_mode": _flag}
-# inputs (-1: one or more), attributes with their checks, arrays
+# inputs (-1: one or more, ANY: as its arguments say), attributes with their checks, arrays
 SCHEMA: dict[str, tuple[int, dict[str, Callable[[Any], bool]], tuple[str, ...]]] = {
     "input": (0, {}, ()),
     "constant": (0, {}, ("value",)),
@@ -72,6 +78,8 @@ SCHEMA: dict[str, tuple[int, dict[str, Callable[[Any], bool]], tuple[str, ...]]]
     "flatten": (1, {"start": _between(-4, 4)}, ()),
     "slice": (1, {"steps": _POSITIVE}, ()),
     "pad": (1, {"before": _PADS, "after": _PADS}, ()),
+    "aten": (ANY, {"target": _target, "arguments": lambda value: isinstance(value, list)}, ()),
+    "item": (1, {"index": _between(0, 64)}, ()),
 }
 
 
@@ -130,5 +138,11 @@ _RULES: dict[str, Callable[[Node], str | None]] = {
     "concat": lambda node: None if node["axis"] else "it joins the samples of a batch",
     "flatten": lambda node: None if node["start"] else "it joins the samples of a batch",
     "slice": lambda node: "it leaves out samples of a batch" if node["steps"][:1] != [1] else None,
+    "aten": lambda node: (
+        None
+        if aten.refusal(node["target"], node["arguments"]) is None
+        and aten.is_arguments(node["arguments"], len(node.inputs), node["target"])
+        else "its target or its arguments are none that a file can have"
+    ),
     "pad": lambda node: None if 0 < len(node["before"]) == len(node["after"]) < 4 else "it is not of 1 to 3 axes",
 }

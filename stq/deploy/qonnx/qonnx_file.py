@@ -13,25 +13,29 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import InputError
+from ..about import About
 from ..integer.inference import real_output
 from ..integer.thresholds import fuse, real_thresholds
 from ..network import INTEGER_LAYERS, Network, Node
 from ..onnx.graph_writer import GraphWriter, geometry
 
 DOMAIN = "qonnx.custom_op.general"
+TORCH_ALONE = "it is one of torch's own operations on real numbers"
 _EXACT_FLOAT32 = 2**24
 _LAYOUTS = {(2, -1): "NC", (3, -2): "NCW", (3, -1): "NWC", (4, -3): "NCHW", (4, -1): "NHWC"}
 
 
-def export_qonnx(network: Network, input_size: tuple[int, ...], path: Path, batch: int = 1) -> Path:
+def export_qonnx(network: Network, input_size: tuple[int, ...], path: Path, about: About, batch: int = 1) -> Path:
     """Write ``network`` for inputs (batch, *input_size), a fixed shape as FPGA flows want it."""
+    for node in network.of("aten", "item"):
+        raise InputError(f"'{node.name}' ({node.attributes.get('target', node.op)}) has no QONNX form: {TORCH_ALONE}")
     for layer in network.of(*INTEGER_LAYERS):
         if network.bounds[layer.name] >= _EXACT_FLOAT32:
             raise InputError(
                 f"'{layer.name}' has no QONNX form: its integer sums can exceed 2^24, which QONNX "
                 "cannot hold exactly in its float32 tensors; use fewer bits in this layer"
             )
-    writer = _Writer(fuse(network, input_size), input_size)
+    writer = _Writer(fuse(network, input_size), input_size, about)
     return writer.save(path, batch, ((DOMAIN, 1),))
 
 
@@ -39,7 +43,7 @@ class _Writer(GraphWriter):
     def custom(self, op: str, *inputs: str, **attributes) -> str:
         return self.emit(op, *inputs, domain=DOMAIN, **attributes)
 
-    def _multi_threshold(self, node: Node, x: str, thresholds: np.ndarray, axis: int) -> str:
+    def _multi_threshold(self, node: Node, x: str, thresholds: np.ndarray, axis: int, whole: bool = False) -> str:
         """Operands of the layer that reads the codes: gain * code + offset."""
         reader = self.reader(node)
         gain, offset = (reader["code_gain"], reader["code_offset"]) if reader.op in INTEGER_LAYERS else (1, 0)
@@ -48,6 +52,8 @@ class _Writer(GraphWriter):
         if layout is None:
             raise InputError(f"'{node.name}' has no QONNX form: its input has {len(self.shapes[node.name])} axes")
         rows = self.constant(thresholds, np.float32, f"{node.name}.thresholds")
+        if whole:  # what it compares are integers: FINN asks for thresholds of an integer type then
+            self.annotations[rows] = _data_type(int(thresholds.min()), int(thresholds.max()), 1)
         settings = {"out_dtype": _data_type(least, most, gain), "data_layout": layout}
         return self.custom("MultiThreshold", x, rows, out_scale=float(gain), out_bias=float(least), **settings)
 
@@ -60,7 +66,7 @@ class _Writer(GraphWriter):
             accumulator = self.emit("Mul", accumulator, self.channels(sign, dims))
         # what no accumulator reaches stays out of reach, and within what float32 holds exactly
         thresholds = np.minimum(node.arrays["thresholds"].astype(np.int64), _EXACT_FLOAT32)
-        return self._multi_threshold(node, accumulator, thresholds, 1 - dims)
+        return self._multi_threshold(node, accumulator, thresholds, 1 - dims, whole=True)
 
     def _dequantize(self, node: Node, codes: str) -> str:
         value = self.emit("Mul", codes, self.constant(node.arrays["scale"], np.float32))

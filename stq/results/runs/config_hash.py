@@ -22,6 +22,7 @@ INCIDENTAL: dict[str, str] = {
     "logger": "who is told of the numbers",
     "sweep_name": "a folder",
     "tags": "the user's labels",
+    "target": "where the network will run: checked before training, it changes nothing",
     "run": "the folder that a run is resumed in",
     "trust": "what a run folder may name",
     "jobs": "how many jobs run at a time",

@@ -47,7 +47,13 @@ class QuantizationCallback(Callback):
         """Put the quantizers in, where they are not there yet."""
         part = self._part(pl_module)
         if not any(True for _ in quantized_layers(part)):
-            quantize(part, self.method, **self.policy)
+            found = quantize(part, self.method, **self.policy)
+            if found is not part and self.attribute is None:
+                raise ValueError(
+                    "residual_bits makes another module of the network: name its attribute=, as in 'model'"
+                )
+            if found is not part:
+                setattr(pl_module, self.attribute, found)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Calibrate, unless a checkpoint has brought the steps."""

@@ -15,7 +15,7 @@ from tests.small_networks import awaken, calibrated, small_network
 @pytest.mark.parametrize("bits", [1, 3, 8])
 def test_fused_codes_are_the_same(method, bits):
     torch.manual_seed(bits)
-    network = freeze(calibrated(small_network(), (1, 8, 8), method, bits))
+    network = freeze(calibrated(small_network(), (1, 8, 8), method, bits), torch.zeros(1, 1, 8, 8))
     fused, codes, differing = fuse(network, (1, 8, 8)), {}, []
     x = torch.randn(32, 1, 8, 8)
     expected = run(network, x, lambda node, value: codes.update({node.name: value}))
@@ -36,7 +36,7 @@ def chain(multiplier: float, bits: int = 3):
     nn.init.constant_(model[1].weight, multiplier)
     stq.quantize(model, "double_st", weight_bits=bits, activation_bits=bits, first_last_bits=None)
     stq.calibrate(model, torch.randn(512, 1, 1, 1))
-    fused = fuse(freeze(model.eval()), (1, 1, 1))
+    fused = fuse(freeze(model.eval(), torch.zeros(1, 1, 1, 1)), (1, 1, 1))
     (threshold,) = fused.of("threshold")
     return model, fused, threshold
 
@@ -57,7 +57,7 @@ def test_every_accumulator_against_the_batch_norm_itself(multiplier):
 
 
 def test_thresholds_ascend_and_differ_between_channels():
-    network = fuse(freeze(calibrated(small_network(), (1, 8, 8), "double_st", 3)), (1, 8, 8))
+    network = fuse(freeze(calibrated(small_network(), (1, 8, 8), "double_st", 3), torch.zeros(1, 1, 8, 8)), (1, 8, 8))
     for node in network.of("threshold"):
         steps = np.diff(node.arrays["thresholds"].astype(np.int64), axis=1)
         assert (steps >= 0).all()
@@ -68,7 +68,7 @@ def test_thresholds_ascend_and_differ_between_channels():
 @pytest.mark.parametrize("method", ["double_st", "lsq_plus", "dorefa"])
 def test_real_thresholds_are_the_first_floats_of_their_codes(method):
     model = calibrated(small_network(), (1, 8, 8), method, 3)
-    for node in freeze(model).of("quantize"):
+    for node in freeze(model, torch.zeros(1, 1, 8, 8)).of("quantize"):
         record = model.get_submodule(node.name.removesuffix(".quantize")).input_quantizer.record()
         thresholds = torch.tensor(real_thresholds(node))
         for level in range(thresholds.shape[1]):

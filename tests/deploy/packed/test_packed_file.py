@@ -36,7 +36,7 @@ def test_trained_network_loads_back_exactly(trained, digits, bits, tmp_path):
     path = stq.export(model, images, tmp_path / "model.safetensors", format="packed")
     network, size = load_packed(path)
     assert size == (1, 8, 8)
-    original = freeze(model)
+    original = freeze(model, images)
     for node, loaded in zip(original.nodes, network.nodes, strict=True):
         assert (node.name, node.op, node.inputs, node.attributes) == (
             *(loaded.name, loaded.op, loaded.inputs, loaded.attributes),

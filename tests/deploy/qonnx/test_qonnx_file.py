@@ -3,6 +3,7 @@ import pytest
 import torch
 
 import stq
+from stq.deploy.about import About
 from stq.deploy.integer.freeze import freeze
 from stq.deploy.integer.inference import run
 from stq.errors import InputError
@@ -17,7 +18,7 @@ from stq.deploy.qonnx.qonnx_file import export_qonnx
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
 def test_trained_network_predicts_the_same(trained, digits, bits, tmp_path):
     model, images = trained(bits), digits[2]
-    path = export_qonnx(freeze(model), (1, 8, 8), tmp_path / "model.onnx", batch=len(images))
+    path = export_qonnx(freeze(model, images), (1, 8, 8), tmp_path / "model.onnx", About(), batch=len(images))
     with torch.no_grad():
         expected = model(images).argmax(1).numpy()
     graph, found = scores(path, images)
@@ -33,7 +34,8 @@ def test_trained_network_predicts_the_same(trained, digits, bits, tmp_path):
 
 @pytest.mark.parametrize("method", ["dorefa", "lsq_plus"])
 def test_equals_the_reference(method, tmp_path):
-    network, x = freeze(calibrated(small_network(), (1, 8, 8), method, 3)), torch.randn(1, 1, 8, 8)
+    model, x = calibrated(small_network(), (1, 8, 8), method, 3), torch.randn(1, 1, 8, 8)
+    network = freeze(model, x)
     _, found = scores(stq.export(network, x, tmp_path / "model.onnx", format="qonnx"), x)
     assert np.allclose(found, run(network, x), atol=1e-5)
 

@@ -1,0 +1,106 @@
+"""The model as ``torch.export`` sees it: what runs is in the graph (hooks, branches, parametrizations), nothing else.
+
+In the graph each quantizer is one call: ``stq::quantize(x, i)`` for the input and ``stq::weight(w, i)`` for the weight
+of the i-th quantized layer. Both stand for values of the same shape; what they compute is in the layers' records.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import InputError
+from ...quantization.policy import QUANTIZED_TYPES
+from ...quantization.surgery import input_quantizer, quantized_layers, weight_quantizer
+from .functional import functional
+
+_LIBRARY = torch.library.Library("stq", "DEF")
+for _name in ("quantize", "weight"):
+    _LIBRARY.define(f"{_name}(Tensor x, int layer) -> Tensor")
+    _LIBRARY.impl(_name, lambda x, layer: x.clone(), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"stq::{_name}", lambda x, layer: torch.empty_like(x), lib=_LIBRARY)
+
+QUANTIZE, WEIGHT = torch.ops.stq.quantize.default, torch.ops.stq.weight.default
+
+
+def exported(model: nn.Module, example: Tensor, quantized: bool) -> torch.export.ExportedProgram:
+    """The functional ATen graph of ``model`` in evaluation, of free batch size; the model is left as it is.
+
+    example: a batch (N, ...) of at least one sample, whose values do not matter. quantized: False gives the graph
+    without quantizers. Raises InputError for a forward that cannot be followed, or has effects outside its result.
+    """
+    pair = torch.zeros((2, *example.shape[1:]), dtype=example.dtype, device=example.device)
+    with _evaluation(model), _calls(model, quantized), _quiet(), torch.no_grad():
+        try:
+            program = torch.export.export(model, (pair,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False)
+            program = functional(program)
+        except InputError:
+            raise
+        except Exception as error:  # exporting runs the model's own code
+            raise InputError(
+                f"the model's forward cannot be followed with an input of size {tuple(example.shape[1:])} "
+                f"({type(error).__name__}: {_first_line(error)}): is it of that size, and does the forward branch on "
+                "the values of its tensors?"
+            ) from error
+    changed = sorted(program.graph_signature.buffers_to_mutate.values())
+    if changed:
+        raise InputError(f"the model's forward changes its buffer '{changed[0]}', an effect that no file can have")
+    return program
+
+
+@contextmanager
+def _evaluation(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def _calls(model: nn.Module, quantized: bool) -> Iterator[None]:
+    """Quantizers as calls of the two operators, or as nothing."""
+    replaced = {}
+    for index, (_, layer) in enumerate(quantized_layers(model)):
+        for quantizer, call in ((input_quantizer(layer), QUANTIZE), (weight_quantizer(layer), WEIGHT)):
+            if quantizer is not None and not (quantizer in replaced and isinstance(layer, QUANTIZED_TYPES)):
+                quantizer.forward = partial(_call, call, index) if quantized else _nothing
+                replaced[quantizer] = True  # a value's quantizer, that layers share, stands for the value
+    try:
+        yield
+    finally:
+        for quantizer in replaced:
+            del quantizer.forward
+
+
+def _call(call: object, index: int, x: Tensor) -> Tensor:
+    return call(x, index)
+
+
+def _nothing(x: Tensor) -> Tensor:
+    return x
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.export logs tracebacks of its own beside the errors that it raises, and warns of its own workings."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")

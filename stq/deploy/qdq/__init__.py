@@ -1,0 +1,1 @@
+"""Standard QDQ files (QuantizeLinear, DequantizeLinear around float operators), which most runtimes read."""
