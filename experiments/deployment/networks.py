@@ -58,7 +58,7 @@ def measure(source: str, name: str, pixels: int) -> dict:
         for format, scores in found.items():
             row[f"{format}_top1"] = int((scores.argmax(1) == expected.argmax(1)).sum())
             row[f"{format}_difference"] = float(np.abs(scores - expected).max() / np.abs(expected).max())
-        agreement = stq.verify(model, network, [x[:few]])
+        agreement = stq.verify(model, network, parts)
         row |= {"codes": agreement.codes, "ties": agreement.ties}
     except (ValueError, RuntimeError) as error:
         row["refused"] = str(error).splitlines()[0]

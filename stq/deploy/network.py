@@ -4,6 +4,7 @@ Operations of ``Node.op``, their attributes and their arrays:
 
     input                                                      the network's input, float32
     quantize    bits low high axis | gain shift                integer code = clip(round(gain x - shift), low, high)
+    compare     bits low high axis | levels                    code = low + how many levels are at most x
     dequantize                     | scale offset              real value of a code, for layers that stay in float
     conv        strides pads dilations groups code_gain code_offset weight_bits weight_stride
                                    | weight multiplier bias (offset_multiplier)
@@ -42,6 +43,7 @@ from typing import Any
 import numpy as np
 
 INTEGER_LAYERS = ("conv", "linear")
+QUANTIZERS = ("quantize", "compare")
 
 
 def call_name(path: str, call: int) -> str:
@@ -111,7 +113,7 @@ class Network:
 def operand_limits(network: Network, layer: Node) -> tuple[int, int]:
     """Least and largest integer an integer layer multiplies its weights with; 0 is among them where it pads."""
     quantize = network[layer.inputs[0]]
-    while quantize.op not in ("quantize", "threshold"):
+    while quantize.op not in (*QUANTIZERS, "threshold"):
         quantize = network[quantize.inputs[0]]
     ends = [layer["code_gain"] * quantize[key] + layer["code_offset"] for key in ("low", "high")]
     return (min(0, *ends), max(0, *ends)) if any(layer.attributes.get("pads", ())) else (min(ends), max(ends))

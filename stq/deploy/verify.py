@@ -14,7 +14,7 @@ from ..quantization.integer_forward import received_weight
 from ..quantization.surgery import input_quantizer, quantized_layers, weight_quantizer
 from ..quantizers import ActivationRecord
 from .integer.inference import run
-from .network import Network, Node, call_name
+from .network import QUANTIZERS, Network, Node, call_name
 
 
 @dataclass
@@ -60,7 +60,7 @@ def verify(model: nn.Module, network: Network, batches: Iterable[Tensor]) -> Agr
             def local(
                 node: Node, value: Tensor, codes: dict[str, Tensor] = codes, exact: dict[str, Tensor] = exact_codes
             ) -> Tensor | None:
-                if node.op != "quantize" or node.name not in codes:
+                if node.op not in QUANTIZERS or node.name not in codes:
                     return None
                 differing = int((codes[node.name] != value).sum())
                 agreement.codes += value.numel()

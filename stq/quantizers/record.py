@@ -48,6 +48,9 @@ class ActivationRecord:
     gain, shift: shape () or (C,), float32; ``gain`` in codes per unit of the input, ``shift`` in codes.
     scale, offset: shape (), in units of the input. low, high: integers, ``high - low < 2**bits``.
     channel_axis: where the channels of the input are, counted from the end: -3 for (N, C, H, W), -1 for (..., C).
+    levels: for methods whose thresholds are no even ladder (N2UQ, arXiv 2111.14826): shape (C or 1, high - low),
+    ascending, in units of the input; the code is ``low`` + how many of its channel's are at most x, whatever gain and
+    shift say. gate: for methods whose gain or shift depends on the input; no format carries one yet.
     """
 
     bits: int
@@ -58,11 +61,21 @@ class ActivationRecord:
     scale: Tensor
     offset: Tensor
     channel_axis: int
+    levels: Tensor | None = None
+    gate: nn.Module | None = None
 
     def _code(self, x: Tensor) -> Tensor:
+        if self.levels is not None:
+            return self._compared(x)
         gain = along_channels(self.gain, x, self.channel_axis)
         shift = along_channels(self.shift, x, self.channel_axis)
         return round_ste(torch.clamp(gain * x - shift, self.low, self.high))
+
+    def _compared(self, x: Tensor) -> Tensor:
+        code = torch.full_like(x, self.low)
+        for level in self.levels.unbind(1):
+            code = code + (x >= along_channels(level if level.numel() > 1 else level[0], x, self.channel_axis))
+        return torch.where(torch.isnan(x), x, code)
 
     def encode(self, x: Tensor) -> Tensor:
         """Integer codes (int32, the shape of ``x``). Raises ValueError where ``x`` is NaN: NaN has no code."""
@@ -93,6 +106,8 @@ class ActivationRecord:
 
     def thresholds(self) -> Tensor:
         """The inputs at which the code steps up, shape (C or 1, high - low), ascending: comparators of the layer."""
+        if self.levels is not None:
+            return self.levels
         levels = torch.arange(self.low + 1, self.high + 1, device=self.gain.device, dtype=self.gain.dtype)
         return (levels - 0.5 + self.shift.reshape(-1, 1)) / self.gain.reshape(-1, 1)
 

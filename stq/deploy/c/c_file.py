@@ -21,6 +21,7 @@ from .templates import HEAD, PROGRAM
 _REASONS = {
     "constant": "the network holds constant tensors",
     "mul": "products of two activations, as in squeeze-and-excitation, are not integer thresholds",
+    "compare": "its thresholds are no even ladder",
     **dict.fromkeys(("aten", "item"), "it is one of torch's own operations"),
     "concat": "C has no concatenation of tensors here",
     **dict.fromkeys(

@@ -71,7 +71,10 @@ def _record(layer: nn.Module, path: str) -> ActivationRecord:
         record = input_quantizer(layer).record()
     except ValueError as error:
         raise InputError(f"'{path}' cannot be frozen: {error}") from error
-    if not all(torch.isfinite(v).all() for v in (record.gain, record.shift, record.scale, record.offset)):
+    if record.gate is not None:
+        raise InputError(f"'{path}' cannot be frozen: its quantizer has a gate that depends on the input")
+    values = (record.gain, record.shift, record.scale, record.offset, *[record.levels] * (record.levels is not None))
+    if not all(torch.isfinite(value).all() for value in values):
         raise InputError(f"'{path}' cannot be frozen: its activation quantizer holds NaN or infinity")
     return record
 
@@ -81,6 +84,8 @@ def _codes(name: str, path: str, source: str, inputs: ActivationRecord) -> tuple
     limits = {"bits": inputs.bits, "low": inputs.low, "high": inputs.high, "axis": inputs.channel_axis}
     arrays = {"gain": _array(inputs.gain), "shift": _array(inputs.shift)}
     quantize = Node(f"{name}.quantize", "quantize", (source,), limits, arrays)
+    if inputs.levels is not None:
+        quantize = replace(quantize, op="compare", arrays={"levels": _array(inputs.levels)})
     arrays = {"scale": _array(inputs.scale), "offset": _array(inputs.offset)}
     return quantize, Node(f"{name}.dequantize", "dequantize", (quantize.name,), {}, arrays)
 

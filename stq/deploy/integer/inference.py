@@ -56,15 +56,15 @@ def run(
     return values[network.output]
 
 
-def shapes(network: Network, input_size: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """The shape of each node's value for one sample, (1, ...), without computing any.
+def shapes(network: Network, input_size: Sequence[int], batch: int = 1) -> dict[str, tuple[int, ...]]:
+    """The shape of each node's value for ``batch`` samples, (batch, ...), without computing any.
 
     Raises InputError naming the first node that does not fit the sizes before it.
     """
     found: dict[str, tuple[int, ...]] = {}
     with FakeTensorMode(allow_non_fake_inputs=True), _without_tracebacks():
         try:
-            run(network, torch.zeros(1, *input_size), lambda node, value: found.update({node.name: _shape(value)}))
+            run(network, torch.zeros(batch, *input_size), lambda node, value: found.update({node.name: _shape(value)}))
         except (RuntimeError, IndexError, ValueError, TypeError) as error:
             node = network.nodes[len(found)]
             reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -150,6 +150,16 @@ def _quantize(node: Node, x: Tensor) -> Tensor:
     return torch.clamp(gain * x - shift, node["low"], node["high"]).round().to(torch.int32)
 
 
+def _compare(node: Node, x: Tensor) -> Tensor:
+    after = (1,) * (-node["axis"] - 1)
+    if not isinstance(x, FakeTensor) and torch.isnan(x).any():
+        raise ValueError(f"the input of '{node.name}' holds NaN, which has no integer code")
+    codes = torch.full(x.shape, node["low"], dtype=torch.int32)
+    for level in torch.from_numpy(node.arrays["levels"]).unbind(1):
+        codes = codes + (x >= level.reshape(-1, *after))
+    return codes
+
+
 def _threshold(node: Node, accumulator: Tensor) -> Tensor:
     shape = (-1, *(1,) * (accumulator.dim() - 2))
     signed = accumulator * torch.from_numpy(node.arrays["sign"]).reshape(shape)
@@ -194,6 +204,7 @@ def _prelu(node: Node, x: Tensor) -> Tensor:
 
 _OPERATIONS: Mapping[str, Callable[..., Tensor]] = {
     "quantize": _quantize,
+    "compare": _compare,
     "threshold": _threshold,
     "dequantize": lambda node, q: torch.from_numpy(node.arrays["scale"]) * q + torch.from_numpy(node.arrays["offset"]),
     "float_conv": _float_layer,

@@ -78,6 +78,12 @@ class FakeQuantizedWriter(GraphWriter):
         x = self._aligned(node, x, found)
         return self.quantizer(node, x, found)
 
+    def _compare(self, node: Node, x: str) -> str:
+        layer = node.name.removesuffix(".quantize")
+        raise self.refused(
+            layer, "its thresholds are no even ladder", "target=onnxruntime, qonnx and packed carry them"
+        )
+
     def _aligned(self, node: Node, x: str, found: Quantizer) -> str:
         """``gain * x - shift`` as ``x / step + zero``, with a Mul and a Sub where they differ."""
         after = (1,) * (-node["axis"] - 1)

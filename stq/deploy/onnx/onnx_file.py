@@ -67,6 +67,17 @@ class _Writer(LayerWriter):
         stored = self.emit("QuantizeLinear", value, self.constant(1.0 / gain, np.float32), zero)
         return self._clipped(stored, levels, dtype)
 
+    def _compare(self, node: Node, x: str) -> str:
+        """How many levels are at most x, all compared at once along an axis of their own."""
+        gain, levels = self.storage(node)[0], node.arrays["levels"]
+        after = (1,) * (-node["axis"] - 1)
+        level = self.constant(levels.reshape(len(levels), *after, -1), np.float32)
+        beyond = self.emit("Unsqueeze", x, self.constant([-1], np.int64))
+        reached = self.emit("Cast", self.emit("GreaterOrEqual", beyond, level), to=TensorProto.INT32)
+        count = self.emit("ReduceSum", reached, self.constant([-1], np.int64), keepdims=0)
+        count = count if gain == 1 else self.emit("Mul", count, self.constant(gain, np.int32))
+        return self.emit("Cast", count, to=TensorProto.UINT8)
+
     def _threshold(self, node: Node, real: str) -> str:
         _, levels, _ = self.storage(node)
         stored = self.emit("QuantizeLinear", real, self.constant(1.0, np.float32), self.constant(0, np.uint8))

@@ -1,8 +1,8 @@
 """The operations of a network that only torch's own exporter translates: ATen calls, and what reads their results.
 
-The whole network is exported once more, each node that is ours as one opaque call; torch's exporter (onnxscript) writes
-the ATen calls between them. The result is then read backwards from each opaque call: what it reads is written into our
-graph, down to the opaque calls before it, whose values we have.
+They are exported once more, by themselves: each value of ours that they read is an opaque source, each node of ours
+that reads a result an opaque sink. torch's exporter (onnxscript) writes the ATen calls between them, and what a sink
+reads is then written into our graph, down to the sources, whose values we have.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,26 +20,30 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ..integer.inference import evaluate
+from ..integer.inference import evaluate, shapes
 from ..network import Network
 
 CARRIED = ("aten", "item")
 _DOMAIN = "stq_file"
 _LIBRARY = torch.library.Library(_DOMAIN, "DEF")
-_LIBRARY.define("node(Tensor[] inputs, str name, int network) -> Tensor")
-_NETWORKS: dict[int, Network] = {}  # those that are being exported
-_CALL = torch.ops.stq_file.node.default
+_LIBRARY.define("source(Tensor x, str name, int network) -> Tensor")
+_LIBRARY.define("sink(Tensor[] values, str name) -> Tensor")
+_SIZES: dict[int, dict[str, list[tuple[int, bool]]]] = {}  # of networks in work: (size, whether times the batch)
+_SOURCE, _SINK = torch.ops.stq_file.source.default, torch.ops.stq_file.sink.default
 RESULT = "<result>"
 
 
-def _computed(inputs: list[Tensor], name: str, network: int) -> Tensor:
-    if name == RESULT:
-        return inputs[0].clone()
-    return evaluate(_NETWORKS[network], _NETWORKS[network][name], inputs)
+def _source(x: Tensor, name: str, network: int) -> Tensor:
+    return x.new_empty([size * x.shape[0] if free else size for size, free in _SIZES[network][name]])
 
 
-_LIBRARY.impl("node", _computed, "CompositeExplicitAutograd")
-torch.library.register_fake("stq_file::node", _computed, lib=_LIBRARY)
+def _sink(values: list[Tensor], name: str) -> Tensor:
+    return values[0].new_empty(())
+
+
+for _name, _function in (("source", _source), ("sink", _sink)):
+    _LIBRARY.impl(_name, _function, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"{_DOMAIN}::{_name}", _function, lib=_LIBRARY)
 
 
 class TorchPart:
@@ -58,12 +63,12 @@ class TorchPart:
         self.ours, self.append, self.constant = ours, append, constant
         self.makers = {output: node for node in graph.node for output in node.output}
         self.initializers = {tensor.name: tensor for tensor in graph.initializer}
-        self.calls = {_name(node): node for node in graph.node if node.domain == _DOMAIN}
+        self.sinks = {_name(node): node for node in graph.node if node.domain == _DOMAIN and node.op_type == "Sink"}
         self.input, self.written = graph.input[0].name, {}
 
     def read_by(self, reader: str, position: int = 0) -> str:
         """The tensor that a node of ours reads at a position; of ``RESULT`` the network's output."""
-        return self._write(self.calls[reader].input[position])
+        return self._write(self.sinks[reader].input[position])
 
     def _write(self, value: str) -> str:
         if value and value not in self.written:
@@ -88,74 +93,90 @@ class TorchPart:
         self.append(new)
 
 
-class _Opaque(nn.Module):
-    """A network with its own nodes as opaque calls."""
+class _Part(nn.Module):
+    """The ATen calls of a network, from sources to sinks."""
 
     def __init__(self, network: Network, key: int):
         super().__init__()
-        self.network, self.key = network, key
-        for index, node in enumerate(network.of("constant")):
-            self.register_buffer(f"constant_{index}", torch.from_numpy(node.arrays["value"]))
-        self.held = {node.name: f"constant_{index}" for index, node in enumerate(network.of("constant"))}
+        self.network, self.key, self.held = network, key, {}
+        read = {name for node in network.of(*CARRIED) for name in node.inputs}
+        self.sources = [node for node in network.nodes if node.name in read and node.op not in CARRIED]
+        for index, node in enumerate(node for node in self.sources if node.op == "constant"):
+            self.held[node.name] = f"constant_{index}"
+            self.register_buffer(self.held[node.name], torch.from_numpy(node.arrays["value"]))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The network's output."""
-        values = {}
-        for node in self.network.nodes:
-            inputs = [values[name] for name in node.inputs]
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """One value for each sink, of no meaning."""
+        values: dict[str, Any] = {}
+        for node in self.sources:
             if node.op == "input":
-                value = x
-            elif node.op == "constant":
-                value = getattr(self, self.held[node.name])
-            elif node.op in CARRIED:
-                value = evaluate(self.network, node, inputs)
+                values[node.name] = x
+            elif node.name in self.held:
+                values[node.name] = getattr(self, self.held[node.name])
             else:
-                value = _CALL(inputs, node.name, self.key)
-            values[node.name] = value
-        return _CALL([values[self.network.output]], RESULT, self.key)
+                values[node.name] = _SOURCE(x, node.name, self.key)
+        sinks, carried = [], {node.name for node in self.network.of(*CARRIED)}
+        for node in self.network.nodes:
+            if node.op in CARRIED:
+                values[node.name] = evaluate(self.network, node, [values[name] for name in node.inputs])
+            elif carried & set(node.inputs):
+                # a value of ours stands for itself: its place among the inputs is what counts
+                sinks.append(_SINK([values[n] if n in carried else x for n in node.inputs], node.name))
+        if self.network.output in carried:
+            sinks.append(_SINK([values[self.network.output]], RESULT))
+        return sinks
 
 
 def translated(network: Network, input_size: tuple[int, ...], opset: int) -> onnx.ModelProto:
-    """The network as torch's exporter writes it, with an opaque node for each node that is ours."""
+    """The ATen calls of a network as torch's exporter writes them, with opaque sources and sinks."""
     from onnxscript import values
 
-    operator = values.Op(values.Opset(_DOMAIN, 1), "Node", _schema())
-
-    def call(inputs: list, name: str, network: int) -> object:
-        return operator(*inputs, name=name)
-
-    key = id(network)
-    _NETWORKS[key] = network
+    domain, key = values.Opset(_DOMAIN, 1), id(network)
+    source, sink = (values.Op(domain, name, _schema(name)) for name in ("Source", "Sink"))
+    _SIZES[key] = _free_sizes(network, input_size)
     try:
         with _quiet(), torch.no_grad():
             program = torch.export.export(
-                _Opaque(network, key),
+                _Part(network, key),
                 (torch.zeros(2, *input_size),),
                 dynamic_shapes=({0: torch.export.Dim.AUTO},),
                 strict=False,
             )
+            table = {
+                _SOURCE: lambda x, name, network: source(x, name=name),
+                _SINK: lambda values, name: sink(*values, name=name),
+            }
             exported = torch.onnx.export(
-                program,
-                dynamo=True,
-                opset_version=opset,
-                custom_translation_table={_CALL: call},
-                optimize=False,
-                verbose=False,
+                program, dynamo=True, opset_version=opset, custom_translation_table=table, optimize=False, verbose=False
             )
+    except InputError:
+        raise
     except Exception as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(f"torch's ONNX exporter cannot write this network: {reason}") from error
     finally:
-        del _NETWORKS[key]
+        del _SIZES[key]
     return exported.model_proto
 
 
-def _schema() -> onnx.defs.OpSchema:
-    """What an opaque call looks like to the exporter."""
+def _free_sizes(network: Network, input_size: tuple[int, ...]) -> dict[str, list[tuple[int, bool]]]:
+    """Each size of each value for a batch of one, and whether it grows with the batch."""
+    found = {}
+    one, two = (shapes(network, input_size, batch) for batch in (1, 2))
+    for name, sizes in one.items():
+        pairs = [*zip(sizes, two[name], strict=True)]
+        if any(b not in (a, 2 * a) for a, b in pairs):
+            raise InputError(f"'{name}' has a size that is no multiple of the batch's")
+        found[name] = [(a, a != b) for a, b in pairs]
+    return found
+
+
+def _schema(name: str) -> onnx.defs.OpSchema:
+    """What an opaque operator looks like to the exporter."""
     kind = onnx.defs.OpSchema.FormalParameter
     variadic = onnx.defs.OpSchema.FormalParameterOption.Variadic
     return onnx.defs.OpSchema(
-        "Node",
+        name,
         _DOMAIN,
         1,
         inputs=[kind("inputs", "tensor(float)", param_option=variadic, is_homogeneous=False, min_arity=0)],

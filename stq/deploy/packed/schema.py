@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import aten
-from ..network import INTEGER_LAYERS, Node
+from ..network import INTEGER_LAYERS, QUANTIZERS, Node
 
 ANY = -2
 MOST = 2**24  # elements of an input or an array; sizes, strides and pads are far below
@@ -60,6 +60,11 @@ SCHEMA: dict[str, tuple[int, dict[str, Callable[[Any], bool]], tuple[str, ...]]]
         {"bits": _between(1, 8), "low": _between(-256, 255), "high": _between(-256, 255), "axis": _between(-4, -1)},
         ("gain", "shift"),
     ),
+    "compare": (
+        1,
+        {"bits": _between(1, 8), "low": _between(-256, 255), "high": _between(-256, 255), "axis": _between(-4, -1)},
+        ("levels",),
+    ),
     "dequantize": (1, {}, ("scale", "offset")),
     "conv": (1, {**_INTEGER, **_GEOMETRY}, _WEIGHTS),
     "linear": (1, _INTEGER, _WEIGHTS),
@@ -86,7 +91,7 @@ SCHEMA: dict[str, tuple[int, dict[str, Callable[[Any], bool]], tuple[str, ...]]]
 def check_consistent(node: Node, before: dict[str, Node]) -> None:
     """Raise ValueError for what no single attribute shows, such as codes that go where none are wanted."""
     source = before[node.inputs[0]] if node.inputs else None
-    if (node.op in (*INTEGER_LAYERS, "dequantize")) != (source is not None and source.op == "quantize"):
+    if (node.op in (*INTEGER_LAYERS, "dequantize")) != (source is not None and source.op in QUANTIZERS):
         wrong = "codes go to an integer layer or dequantize, and only codes do"
     else:
         wrong = _RULES[node.op](node) if node.op in _RULES else None
@@ -98,6 +103,16 @@ def _quantize(node: Node) -> str | None:
     if not (-256 <= node["low"] < node["high"] <= 255 and node["high"] - node["low"] < 2 ** node["bits"]):
         return "low and high do not fit the bits"
     return "gain and shift are one number or one a channel" if any(a.ndim > 1 for a in node.arrays.values()) else None
+
+
+def _compare(node: Node) -> str | None:
+    levels = node.arrays["levels"]
+    if not (-256 <= node["low"] < node["high"] <= 255 and node["high"] - node["low"] < 2 ** node["bits"]):
+        return "low and high do not fit the bits"
+    fits = (
+        levels.ndim == 2 and levels.shape[1] == node["high"] - node["low"] and (levels[:, 1:] >= levels[:, :-1]).all()
+    )
+    return None if fits else "its levels are not ascending, one for each code above the lowest"
 
 
 def _layer(node: Node) -> str | None:
@@ -131,6 +146,7 @@ def _mean(node: Node) -> str | None:
 
 _RULES: dict[str, Callable[[Node], str | None]] = {
     "quantize": _quantize,
+    "compare": _compare,
     **dict.fromkeys(("conv", "linear", "float_conv", "float_linear"), _layer),
     **dict.fromkeys(("max_pool", "avg_pool", "adaptive_avg_pool"), _pool),
     "mean": _mean,

@@ -60,6 +60,9 @@ class _Writer(GraphWriter):
     def _quantize(self, node: Node, x: str) -> str:
         return self._multi_threshold(node, x, real_thresholds(node), node["axis"])
 
+    def _compare(self, node: Node, x: str) -> str:
+        return self._multi_threshold(node, x, node.arrays["levels"], node["axis"])
+
     def _threshold(self, node: Node, accumulator: str) -> str:
         dims, sign = len(self.shapes[node.name]), node.arrays["sign"]
         if (sign < 0).any():
