@@ -40,6 +40,7 @@ _HOMES = {
     # runs
     "load_run": "training.run_folder",
     "InputError": "errors",
+    "set_kernels": "quantizers.fused",
 }
 
 __all__ = ["__version__", *_HOMES]

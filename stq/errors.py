@@ -18,5 +18,6 @@ class StorageFailed(TrainingFailed):
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """``" (did you mean 'x'?)"`` for the valid name nearest to ``name``, or nothing where none is near."""
-    near = difflib.get_close_matches(str(name), [str(n) for n in names], n=1, cutoff=0.5)
-    return f" (did you mean '{near[0]}'?)" if near else ""
+    by_letters = {str(n).lower(): str(n) for n in names}
+    near = difflib.get_close_matches(str(name).lower(), by_letters, n=1, cutoff=0.5)
+    return f" (did you mean '{by_letters[near[0]]}'?)" if near else ""

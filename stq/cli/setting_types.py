@@ -67,6 +67,7 @@ _STAGES = SettingType(
     ),
 )
 _SETTINGS = SettingType("settings by name such as {t_max:0.5}", lambda value: isinstance(value, dict))
+_KERNELS = ("plain", "lean", "compiled")  # as stq.quantizers.fused has them, without its imports
 _BITS = SettingType(
     "a bit width: use 1 to 8, or 32 for float", lambda value: type(value) is int and value in (*range(1, 9), 32)
 )
@@ -82,6 +83,7 @@ TRAIN: Mapping[str, SettingType] = {
     "sweep_name": _NAME,
     "threads": _or_null(_whole(1)),
     "compile": _FLAG,
+    "kernels": _or_null(SettingType("plain, lean or compiled", lambda value: value in _KERNELS)),
     "run": _or_null(_PATH),
     "trust": _PATHS,
     "model.name": _or_null(_NAME),

@@ -33,8 +33,9 @@ def refusal(target: str, arguments: Sequence[Any] = ()) -> str | None:
     if target.startswith("operator."):
         return None if target.removeprefix("operator.") in _SIZES else "it is no arithmetic of sizes"
     parts = target.split(".")
-    if len(parts) != 3 or parts[0] != "aten" or (parts[1].startswith("_") and parts[1] not in _PRIVATE):
-        return "only torch's own functions of tensors are"
+    private = len(parts) == 3 and parts[1].startswith("_") and not parts[1].startswith("_upsample")
+    if len(parts) != 3 or parts[0] != "aten" or (private and parts[1] not in _PRIVATE):
+        return "it is none of torch's public functions (aten), which alone are carried"
     try:
         function = _function(target)
     except (AttributeError, RuntimeError):
@@ -47,14 +48,16 @@ def refusal(target: str, arguments: Sequence[Any] = ()) -> str | None:
     reads = any("Tensor" in str(argument.type) for argument in schema.arguments) or parts[1] in _FACTORIES
     if not reads or not schema.returns or any(str(result.type) not in _RESULTS for result in schema.returns):
         return "it is no function from tensors to tensors"
+    if parts[1] in ("index", "_unsafe_index"):
+        return None  # by numbers, not by a mask: what a mask gives has no size here
     shaped = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
     return "the size of its result depends on values" if any(tag in function.tags for tag in shaped) else None
 
 
 def _without_dropout(function: Callable, arguments: Sequence[Any]) -> bool:
-    """Attention draws random numbers for its dropout alone."""
+    """Attention and recurrent layers draw random numbers for their dropout alone, others in training alone."""
     given = dict(zip((argument.name for argument in function._schema.arguments), arguments, strict=False))
-    return given.get("dropout_p") == 0.0
+    return given.get("dropout_p", given.get("dropout")) == 0 or given.get("train", given.get("training")) is False
 
 
 @cache
@@ -64,11 +67,6 @@ def _function(target: str) -> Callable:
         return _SIZES[rest[0]]
     name, overload = rest
     return getattr(getattr(torch.ops.aten, name), overload)
-
-
-def parameters(target: str) -> list[str] | None:
-    """The names of an operation's arguments; None for arithmetic of sizes."""
-    return None if target.startswith("operator.") else [a.name for a in _function(target)._schema.arguments]
 
 
 def call(target: str, arguments: Sequence[Any], inputs: Sequence[Any]) -> Any:
@@ -118,9 +116,33 @@ def encode(value: Any, place: Callable[[Any], int | None]) -> Any:
 
 def is_arguments(value: list, inputs: int, target: str) -> bool:
     """Whether a value from a file can be the arguments of an operation with so many inputs."""
-    names = parameters(target)
-    fits = len(value) <= 3 if names is None else len(value) == len(names)
-    return fits and all(_is_argument(part, inputs, 3) for part in value)
+    if target.startswith("operator."):
+        return len(value) <= 2 and all(_is_of("int", part, inputs) for part in value)
+    schema = _function(target)._schema.arguments
+    return len(value) == len(schema) and all(
+        _is_of(str(argument.real_type), part, inputs) for argument, part in zip(schema, value, strict=True)
+    )
+
+
+def _is_of(kind: str, value: Any, inputs: int) -> bool:
+    """Whether a value is one of a schema's type."""
+    if kind.startswith("Optional["):
+        return value is None or _is_of(kind[9:-1], value, inputs)
+    if kind.startswith("List["):
+        single = type(value) is int and kind in ("List[int]", "List[SymInt]")
+        few = isinstance(value, list) and len(value) <= 4096
+        return single or (few and all(_is_of(kind[5:-1], part, inputs) for part in value))
+    if isinstance(value, dict) and set(value) == {"dtype"}:
+        return kind == "ScalarType" and isinstance(value["dtype"], str) and value["dtype"] in _DTYPES
+    if isinstance(value, dict) and set(value) == {"input"}:
+        return kind in ("Tensor", "int", "SymInt", "number", "Scalar") and _is_argument(value, inputs, 1)
+    if kind in ("int", "SymInt"):
+        return type(value) is int and abs(value) < 2**63
+    if kind == "bool":
+        return type(value) is bool
+    if kind in ("float", "number", "Scalar", "Tensor"):  # a number stands for a tensor of it
+        return type(value) in (int, float, bool) or (isinstance(value, dict) and _is_argument(value, inputs, 1))
+    return kind == "str" and isinstance(value, str) and _is_argument(value, inputs, 1)
 
 
 def _is_argument(value: Any, inputs: int, depth: int) -> bool:

@@ -26,6 +26,7 @@ def predict(path: Path, format: str, x: np.ndarray) -> np.ndarray:
     runner = runners[target(format).runner]
     if not Path(path).is_file():
         raise InputError(f"{path} is not a file: export a network to it first")
+    x = x if x.dtype == np.uint8 else np.asarray(x, np.float32)
     try:
         return runner(Path(path), x)
     except ImportError as error:

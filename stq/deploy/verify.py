@@ -53,7 +53,7 @@ def verify(model: nn.Module, network: Network, batches: Iterable[Tensor]) -> Agr
         exact, widths = _Exact(model), _paddings(model)
         for batch in batches:
             codes: dict[str, Tensor] = {}
-            expected = _model_codes(model, batch, codes)
+            expected = _model_codes(model, batch.clone(), codes)  # it may change its input
             exact_codes = _widened(exact.codes(batch, codes), widths)
             codes = _widened(codes, widths)
 

@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from ..quantizers import ActivationQuantizer, WeightQuantizer
 from ..quantizers.record import round_ste
 from . import standardized
+from .lean_layer import is_lean, lean
 
 # timm's linear layer differs under torch.jit.script alone
 _PLAIN = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Linear.forward, timm.layers.Linear.forward, *standardized.FORWARDS)
@@ -31,6 +32,8 @@ def forward(layer: nn.Module, input: Tensor) -> Tensor:
     that changes what the quantizer gives, and under ``torch.compile``, which cannot follow the choice.
     """
     own = plain_forward(layer)
+    if takes_float_input(layer, input):
+        return lean(layer, input)
     if own in standardized.FORWARDS:
         input = standardized.padded(layer, input)
     known = is_plain(layer) and input.dtype in (torch.float32, torch.float64) and _reads_codes(layer)
@@ -48,6 +51,13 @@ def forward(layer: nn.Module, input: Tensor) -> Tensor:
         channels = (-1, *(1,) * (0 if linear else codes.dim() - 2))
         real = (scale * unit).reshape(channels) * sums
         return real if layer.bias is None else real + layer.bias.reshape(channels)
+
+
+def takes_float_input(layer: nn.Module, input: Tensor) -> bool:
+    """Whether ``forward`` is given the float input and quantizes it itself, which the layer's pre-hook then leaves."""
+    own = plain_forward(layer)
+    plain = own in _PLAIN and own not in standardized.FORWARDS and hasattr(type(layer), "plain_weight")
+    return plain and _reads_codes(layer) and is_lean(layer, input)
 
 
 def _real(layer: nn.Module, input: Tensor, own: Callable) -> Tensor:

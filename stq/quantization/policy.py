@@ -64,6 +64,8 @@ class Policy:
         get_method(self.first_last_method)
         if self.weight_method is not None:
             get_weight_quantizer(self.weight_method)
+        if isinstance(self.skip, str):
+            raise ValueError(f"skip is a list of patterns, as in skip=['{self.skip}']")
         for pattern, override in self.layers.items():
             for key, value in override.items():
                 if key not in OVERRIDES:

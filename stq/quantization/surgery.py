@@ -144,9 +144,10 @@ def _attach(layer: nn.Module, activations: ActivationQuantizer | None, weights: 
 
 
 def _quantize_input(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    if args:
-        return (layer.input_quantizer(args[0]), *args[1:]), kwargs
-    return args, {**kwargs, "input": layer.input_quantizer(kwargs["input"])}
+    x = args[0] if args else kwargs["input"]
+    if not integer_forward.takes_float_input(layer, x):
+        x = layer.input_quantizer(x)
+    return ((x, *args[1:]), kwargs) if args else (args, {**kwargs, "input": x})
 
 
 _quantize_input.quantizes_input = True  # by which integer_forward knows it

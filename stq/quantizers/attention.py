@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .base import is_recomputing
+
 SQUEEZES: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda x: x.mean(-1),
     "abs": lambda x: x.abs().mean(-1),
@@ -37,17 +39,17 @@ class _AllReduceSum(torch.autograd.Function):
         return gradient
 
 
+def is_distributed() -> bool:
+    """Whether several processes train together."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def batch_mean(x: Tensor) -> Tensor:
     """Mean of x (N, C) over the samples of all processes, shape (C,); differentiable."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if not is_distributed():
         return x.mean(0)
     total = _AllReduceSum.apply(torch.cat([x.sum(0), x.new_tensor([float(len(x))])]))
     return total[:-1] / total[-1]
-
-
-def is_recomputing() -> bool:
-    """Whether this forward pass is one that gradient checkpointing repeats inside a backward pass: it counts once."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 class Standardize(nn.Module):

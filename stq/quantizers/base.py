@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from .fused import Kernel
 from .record import ActivationRecord, WeightRecord, clip, round_ste
 
 FLOAT_BITS = 32  # the bit width that means "leave this in floating point"
@@ -50,6 +52,25 @@ class _LowerBound(torch.autograd.Function):
         x, bound = ctx.saved_tensors
         # below the bound only a descent step that leads back up may pass
         return gradient * ((x >= bound) | (gradient < 0)), None
+
+
+_recomputing = False
+
+
+@contextmanager
+def recomputing() -> Iterator[None]:
+    """While quantizers compute for a backward pass what they computed in the forward pass: that counts once."""
+    global _recomputing
+    previous, _recomputing = _recomputing, True
+    try:
+        yield
+    finally:
+        _recomputing = previous
+
+
+def is_recomputing() -> bool:
+    """Whether a forward pass repeats an earlier one, for this library's layers or for gradient checkpointing."""
+    return _recomputing or (not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1)
 
 
 class _Stateful(nn.Module):
@@ -103,6 +124,9 @@ class ActivationQuantizer(_Stateful, ABC):
     """
 
     decay: float = 0.0
+    # whether fake_quantize may be computed again in the backward pass; None: found out, not for one that changes its
+    # buffers each time (unless it asks ``is_recomputing()`` before, and says True here)
+    lean: bool | None = None
 
     def __init__(self, bits: int, channels: int, channel_axis: int = -3, signed: bool | None = None):
         super().__init__()
@@ -178,13 +202,26 @@ class ActivationQuantizer(_Stateful, ABC):
     def initialize(self, x: Tensor) -> None:
         """Set the start of every learned quantity from a float32 batch of the layer's inputs."""
 
-    @abstractmethod
     def fake_quantize(self, x: Tensor) -> Tensor:
-        """The training forward pass, differentiable as the method's paper says."""
+        """The training forward pass, differentiable as the method's paper says; or ``kernel``, which is quicker."""
+        function, arguments = self.kernel(x)
+        return function(x, *arguments)
+
+    def kernel(self, x: Tensor) -> tuple[Kernel, tuple] | None:
+        """What ``fake_quantize`` is: a ``fused`` function and its arguments after x, small tensors and numbers."""
+        return None
 
     @abstractmethod
     def record(self) -> ActivationRecord:
         """What the quantizer is at inference."""
+
+
+def own_kernel(quantizer: ActivationQuantizer | WeightQuantizer, x: Tensor) -> tuple[Kernel, tuple] | None:
+    """The quantizer's kernel, unless a subclass has changed what it stands for without changing it."""
+    stands_for = "fake_quantize" if isinstance(quantizer, ActivationQuantizer) else "encode"
+    order = [kind for kind in type(quantizer).__mro__ if "kernel" in vars(kind) or stands_for in vars(kind)]
+    first = next(kind for kind in order if kind not in (ActivationQuantizer, WeightQuantizer)) if order else None
+    return quantizer.kernel(x) if first is not None and "kernel" in vars(first) else None
 
 
 class WeightQuantizer(_Stateful, ABC):
@@ -225,8 +262,15 @@ class WeightQuantizer(_Stateful, ABC):
         self.initialize(weight.float())
         self.calibrated = True
 
+    def kernel(self, weight: Tensor) -> tuple[Kernel, tuple] | None:
+        """What ``forward`` is: a ``fused`` function, and its arguments after the weight; None: what ``encode`` says."""
+        return None
+
     def forward(self, weight: Tensor) -> Tensor:
         """Fake-quantize ``weight``, the same shape and dtype; training and evaluation use the same arithmetic."""
+        if weight.dtype not in (torch.float16, torch.bfloat16) and (found := self.kernel(weight)) is not None:
+            function, arguments = found
+            return function(weight, *arguments)
         codes, scale = self.encode(weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight)
         return (scale * codes).to(weight.dtype)
 

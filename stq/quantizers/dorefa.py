@@ -9,9 +9,32 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import ActivationQuantizer, WeightQuantizer, straight_through
-from .record import ActivationRecord, round_ste
+from .base import ActivationQuantizer, WeightQuantizer, sign_ste, straight_through
+from .fused import Kernel, fused
+from .record import ActivationRecord, clip, round_ste
 from .registry import register_quantizer, register_weight_quantizer
+
+
+@fused
+def rounded_in_range(x: Tensor, low: int, high: int, binary: bool) -> Tensor:
+    """``round(clip(high x, low, high)) / high``."""
+    v = x * high
+    return (sign_ste(v) if binary else round_ste(clip(v, low, high))) / high
+
+
+@fused
+def weight_through_tanh(weight: Tensor, levels: int) -> Tensor:
+    """``2 q_k(tanh(w) / (2 max|tanh w|) + 1/2) - 1``; the maximum is over the layer."""
+    codes, scale = _codes_through_tanh(weight, levels)
+    return scale * codes
+
+
+def _codes_through_tanh(weight: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    squashed = weight.tanh()
+    largest = squashed.abs().max()
+    largest = torch.where(largest == 0, 1.0, largest)  # all zeros: a gradient of 1 instead of an infinite one
+    unit = squashed / (2 * largest) + 0.5
+    return 2 * round_ste(levels * unit) - levels, torch.ones_like(largest).detach() / levels
 
 
 @register_quantizer("dorefa", weights="dorefa")
@@ -30,9 +53,9 @@ class DoReFaActivation(ActivationQuantizer):
     def initialize(self, x: Tensor) -> None:
         """Nothing is learned."""
 
-    def fake_quantize(self, x: Tensor) -> Tensor:
+    def kernel(self, x: Tensor) -> tuple[Kernel, tuple]:
         """``round(high * clip(x, 0 or -1, 1)) / high``; gradient 1 inside the range, 0 outside."""
-        return self.round(x * self.high) / self.high
+        return rounded_in_range, (self.low, self.high, self.binary)
 
     def record(self) -> ActivationRecord:
         """Gain ``high``, scale ``1 / high``."""
@@ -49,8 +72,8 @@ class DoReFaWeight(WeightQuantizer):
             scale = weight.detach().abs().mean().clamp_min(torch.finfo(weight.dtype).tiny)
             sign = torch.where(weight >= 0, 1.0, torch.where(weight < 0, -1.0, weight))
             return straight_through(sign, weight / scale), scale
-        squashed = weight.tanh()
-        largest = squashed.abs().max()
-        largest = torch.where(largest == 0, 1.0, largest)  # all zeros: a gradient of 1 instead of an infinite one
-        unit = squashed / (2 * largest) + 0.5
-        return 2 * round_ste(self.levels * unit) - self.levels, torch.ones_like(largest).detach() / self.levels
+        return _codes_through_tanh(weight, self.levels)
+
+    def kernel(self, weight: Tensor) -> tuple[Kernel, tuple] | None:
+        """For more than one bit."""
+        return None if self.bits == 1 else (weight_through_tanh, (self.levels,))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .base import ActivationQuantizer, WeightQuantizer, scale_gradient, sign_ste, smallest_error
+from .fused import Kernel, fused
 from .record import ActivationRecord, clip, round_ste
 from .registry import register_quantizer, register_weight_quantizer
 
@@ -20,6 +21,40 @@ from .registry import register_quantizer, register_weight_quantizer
 def initial_step(x: Tensor, high: int, binary: bool) -> Tensor:
     """Start of the step: ``2 mean|x| / sqrt(Qp)`` (section 2.1), or mean|x| for codes -1, +1 (ours: least squares)."""
     return x.abs().mean() * (1 if binary else 2 / math.sqrt(high))
+
+
+@fused
+def rounded_to_steps(x: Tensor, step: Tensor, low: int, high: int) -> Tensor:
+    """``s * round(clip(x / s))``."""
+    return step * round_ste(clip(x * (1 / step), low, high))
+
+
+@fused
+def rounded_to_sign(x: Tensor, step: Tensor) -> Tensor:
+    """``s * sign(x / s)``, for codes -1 and +1."""
+    return step * sign_ste(x * (1 / step))
+
+
+@fused
+def weight_to_steps(weight: Tensor, step: Tensor, low: int, high: int) -> Tensor:
+    """``s * round(clip(w / s))``."""
+    return step * round_ste(clip(weight / step, low, high))
+
+
+def _nearest_odd(v: Tensor, levels: int) -> Tensor:
+    return 2 * round_ste(clip(v - 0.5, -(levels + 1) // 2, (levels - 1) // 2)) + 1
+
+
+@fused
+def weight_to_odd_steps(weight: Tensor, step: Tensor, levels: int) -> Tensor:
+    """``s / 2`` times the nearest odd code."""
+    return (step * 0.5) * _nearest_odd(weight / step, levels)
+
+
+@fused
+def weight_to_sign(weight: Tensor, step: Tensor) -> Tensor:
+    """``s * sign(w)``."""
+    return step * sign_ste(weight / step)
 
 
 @register_quantizer("lsq", weights="lsq")
@@ -42,10 +77,10 @@ class LSQActivation(ActivationQuantizer):
         """The step, shape (), with its gradient scaled."""
         return scale_gradient(self.bounded("step"), self.gradient_scale(x))
 
-    def fake_quantize(self, x: Tensor) -> Tensor:
+    def kernel(self, x: Tensor) -> tuple[Kernel, tuple]:
         """``s * round(clip(x / s))``."""
         step = self.step(x)
-        return step * self.round(x * (1 / step))
+        return (rounded_to_sign, (step,)) if self.binary else (rounded_to_steps, (step, self.low, self.high))
 
     def record(self) -> ActivationRecord:
         """Gain 1/s, scale s."""
@@ -75,18 +110,30 @@ class _LearnedStepWeight(WeightQuantizer):
         """Start of the step for the weights that share it: the paper's."""
         return initial_step(weight, self.high, self.bits == 1)
 
-    def encode(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes and scale; the step's gradient is scaled by 1 / sqrt(weights that share it * Qp)."""
+    def kernel(self, weight: Tensor) -> tuple[Kernel, tuple]:
+        """Codes times scale at once."""
+        step = self.step(weight)
+        return (weight_to_sign, (step,)) if self.bits == 1 else self.rounded(step)
+
+    def step(self, weight: Tensor) -> Tensor:
+        """The step, with its gradient scaled by 1 / sqrt(weights that share it * Qp); it broadcasts over the weight."""
         step = self.bounded("step")
         step = scale_gradient(step, 1 / math.sqrt(weight.numel() / step.numel() * self.high))
-        if self.per_channel:
-            step = step.reshape(-1, *(1,) * (weight.dim() - 1))
+        return step.reshape(-1, *(1,) * (weight.dim() - 1)) if self.per_channel else step
+
+    def encode(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes and scale."""
+        step = self.step(weight)
         v = weight / step
         return (sign_ste(v), step) if self.bits == 1 else (self.nearest(v), step * self.steps_per_code)
 
     @abstractmethod
     def nearest(self, v: Tensor) -> Tensor:
         """The nearest code to a weight in steps, straight-through."""
+
+    @abstractmethod
+    def rounded(self, step: Tensor) -> tuple[Kernel, tuple]:
+        """The kernel of the scale times ``nearest``."""
 
 
 @register_weight_quantizer("lsq")
@@ -108,6 +155,10 @@ class LSQWeight(_LearnedStepWeight):
     def nearest(self, v: Tensor) -> Tensor:
         """``round(clip(v))``."""
         return round_ste(clip(v, self.low, self.high))
+
+    def rounded(self, step: Tensor) -> tuple[Kernel, tuple]:
+        """``s * round(clip(w / s))``."""
+        return weight_to_steps, (step, self.low, self.high)
 
 
 @register_weight_quantizer("lsq_symmetric")
@@ -131,4 +182,8 @@ class LSQSymmetricWeight(_LearnedStepWeight):
 
     def nearest(self, v: Tensor) -> Tensor:
         """The nearest odd code."""
-        return 2 * round_ste(clip(v - 0.5, -(self.levels + 1) // 2, (self.levels - 1) // 2)) + 1
+        return _nearest_odd(v, self.levels)
+
+    def rounded(self, step: Tensor) -> tuple[Kernel, tuple]:
+        """``s / 2`` times the nearest odd code."""
+        return weight_to_odd_steps, (step, self.levels)

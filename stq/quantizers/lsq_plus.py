@@ -9,10 +9,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .base import scale_gradient, smallest_error
+from .base import scale_gradient, sign_ste, smallest_error
+from .fused import Kernel, fused
 from .lsq import LSQActivation
-from .record import ActivationRecord
+from .record import ActivationRecord, clip, round_ste
 from .registry import register_quantizer
+
+
+@fused
+def rounded_to_offset_steps(x: Tensor, step: Tensor, offset: Tensor, low: int, high: int, binary: bool) -> Tensor:
+    """``s * round(clip((x - b) / s)) + b``."""
+    gain = 1 / step
+    v = gain * x - gain * offset
+    return step * (sign_ste(v) if binary else round_ste(clip(v, low, high))) + offset
 
 
 @register_quantizer("lsq_plus", weights="lsq")
@@ -62,13 +71,12 @@ class LSQPlusActivation(LSQActivation):
         """An offset that takes no part must not be trained: data-parallel training waits for all gradients."""
         self.offset.requires_grad_(bool(self.signed))
 
-    def fake_quantize(self, x: Tensor) -> Tensor:
+    def kernel(self, x: Tensor) -> tuple[Kernel, tuple]:
         """``s * round(clip((x - b) / s)) + b``; b shares the step's gradient scale."""
-        step = self.step(x)
         if not self.signed:
-            return step * self.round(x * (1 / step))
-        gain, offset = 1 / step, scale_gradient(self.offset, self.gradient_scale(x))
-        return step * self.round(gain * x - gain * offset) + offset
+            return super().kernel(x)
+        offset = scale_gradient(self.offset, self.gradient_scale(x))
+        return rounded_to_offset_steps, (self.step(x), offset, self.low, self.high, self.binary)
 
     def record(self) -> ActivationRecord:
         """Gain 1/s, shift b/s, offset b."""

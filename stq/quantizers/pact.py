@@ -9,9 +9,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import ActivationQuantizer, smallest_error, straight_through
-from .record import ActivationRecord
+from .base import ActivationQuantizer, sign_ste, smallest_error, straight_through
+from .fused import Kernel, fused
+from .record import ActivationRecord, clip, round_ste
 from .registry import register_quantizer
+
+
+@fused
+def clipped_and_rounded(x: Tensor, alpha: Tensor, low: int, high: int, signed: bool, binary: bool) -> Tensor:
+    """``round(clip(x, 0, alpha) L / alpha) alpha / L`` with the gradients of the clip (eq. 1 to 3)."""
+    y = torch.where(x >= alpha, alpha, x)
+    y = torch.where(x <= -alpha, -alpha, y) if signed else y.relu()
+    v = x.detach() * (high / alpha.detach())
+    code = sign_ste(v) if binary else round_ste(clip(v, low, high))
+    return straight_through(code * (alpha / high), y)
 
 
 @register_quantizer("pact", weights="dorefa")
@@ -44,13 +55,9 @@ class PACTActivation(ActivationQuantizer):
             clip = smallest_error(x, candidates, lambda c: self.round(x * (self.high / c)) * (c / self.high))
         self.set_positive("clip", clip)
 
-    def fake_quantize(self, x: Tensor) -> Tensor:
+    def kernel(self, x: Tensor) -> tuple[Kernel, tuple]:
         """The clipped input, rounded; inside the clip the gradient goes to ``x``, outside to alpha."""
-        clip = self.bounded("clip")
-        y = torch.where(x >= clip, clip, x)
-        y = torch.where(x <= -clip, -clip, y) if self.signed else y.relu()
-        code = self.round(x.detach() * (self.high / clip.detach()))
-        return straight_through(code * (clip / self.high), y)
+        return clipped_and_rounded, (self.bounded("clip"), self.low, self.high, bool(self.signed), self.binary)
 
     def record(self) -> ActivationRecord:
         """Gain ``high / alpha``, scale ``alpha / high``."""

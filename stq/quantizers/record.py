@@ -24,9 +24,30 @@ class _Round(torch.autograd.Function):
         return gradient
 
 
+class _RoundOfFunctions(torch.autograd.Function):
+    """The same in the form that ``torch.func`` takes, which costs more in every call."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+for_functions = False  # while a kernel's backward pass is derived, see ``fused``
+
+
 def round_ste(x: Tensor) -> Tensor:
     """Round half to even with a straight-through gradient; NaN stays NaN."""
-    return _Round.apply(x)
+    return _RoundOfFunctions.apply(x) if for_functions else _Round.apply(x)
 
 
 def clip(v: Tensor, low: int, high: int) -> Tensor:

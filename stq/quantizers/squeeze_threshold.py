@@ -30,11 +30,27 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .attention import SQUEEZES, Attention, Standardize, batch_mean, is_recomputing
-from .base import scale_gradient
+from .attention import SQUEEZES, Attention, Standardize, batch_mean, is_distributed
+from .base import is_recomputing, scale_gradient, sign_ste
+from .fused import Kernel, fused
 from .lsq import LSQActivation
 from .record import ActivationRecord, clip, round_ste
 from .registry import register_quantizer
+
+
+@fused
+def rounded_at_thresholds(
+    x: Tensor, ratio: Tensor, shift: Tensor, step: Tensor, low: int, high: int, binary: bool
+) -> Tensor:
+    """``s * round(clip(g x / s - t))``; ratio g / s and shift t broadcast over x."""
+    v = ratio * x - shift
+    return step * (sign_ste(v) if binary else round_ste(clip(v, low, high)))
+
+
+@fused
+def mean_of_clipped(x: Tensor, ratio: Tensor, low: int, high: int) -> Tensor:
+    """The mean over all positions of ``clip(g x / s)``, (N, C) of (N, C, ...)."""
+    return clip(ratio * x, low, high).flatten(2).mean(-1)
 
 
 @register_quantizer("double_st", weights="lsq")
@@ -97,6 +113,11 @@ class DoubleStageST(LSQActivation):
         self._told = False  # how far training is
         self.register_buffer("mix", torch.zeros(()))  # lambda of the annealing: 0 per sample, 1 batch mean
 
+    @property
+    def lean(self) -> bool:
+        """Not where the mean over all processes would be asked for again in the middle of their backward passes."""
+        return not is_distributed()
+
     def lr_factor(self, name: str) -> float:
         """Steps learn at their own rate, attention at ``attention_lr_factor`` times that."""
         return self.attention_lr_factor if "attention" in name else 1.0
@@ -124,8 +145,19 @@ class DoubleStageST(LSQActivation):
             return False
         return bool((self.running_gain != 1).any() or (self.running_threshold != 0).any())
 
-    def fake_quantize(self, x: Tensor) -> Tensor:
+    def kernel(self, x: Tensor) -> tuple[Kernel, tuple] | None:
         """The equations above, per-sample g and t annealed towards their batch means; updates the running means."""
+        if self.intervals:
+            return None
+        step = self.step(x)
+        ratio = self._per_sample(self._annealed(self._gain(x), self.running_gain) / step, x)
+        shift = self._annealed(self._threshold_of(x, ratio), self.running_threshold)
+        return rounded_at_thresholds, (ratio, self._per_sample(shift, x), step, self.low, self.high, self.binary)
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """``kernel``, or for learned intervals the same operation by operation."""
+        if not self.intervals:
+            return super().fake_quantize(x)
         gain = self._annealed(self._gain(x), self.running_gain)
         return self._quantize(
             x, self.step(x), gain, lambda v: self._annealed(self._threshold(v), self.running_threshold)
@@ -185,6 +217,15 @@ class DoubleStageST(LSQActivation):
         if self.threshold_attention is None:
             return torch.zeros_like(self._positions(v)[..., 0])
         z = SQUEEZES[self.squeeze](self._positions(clip(v, self.low, self.high))) / self.levels
+        return self.t_max * torch.tanh(self.threshold_attention(self.threshold_standard(z)))
+
+    def _threshold_of(self, x: Tensor, ratio: Tensor) -> Tensor:
+        """``_threshold`` of ``ratio * x``, which is not kept."""
+        if self.threshold_attention is None:
+            return torch.zeros_like(self._positions(x)[..., 0])
+        if self.squeeze != "mean" or x.dim() < 3 or self.channel_axis != 1 - x.dim():
+            return self._threshold(ratio * x)
+        z = mean_of_clipped.recomputed(x, ratio, self.low, self.high) / self.levels
         return self.t_max * torch.tanh(self.threshold_attention(self.threshold_standard(z)))
 
     def _annealed(self, value: Tensor, running: Tensor) -> Tensor:

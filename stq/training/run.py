@@ -18,6 +18,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from ..errors import InputError, StorageFailed, TrainingFailed
 from ..quantization.calibration import calibrate
 from ..quantization.surgery import adopt_bits
+from ..quantizers.fused import set_kernels
 from ..results.runs.config_hash import config_hash
 from ..results.runs.identity import Identity, config_of, finished_result, read_identity, write_identity
 from ..results.runs.result_file import write_result
@@ -128,6 +129,7 @@ def _train(cfg: DictConfig, data: pl.LightningDataModule, folder: Path) -> dict[
         model = add_quantizers(model, cfg)
         own = own_layers(model, cfg)
         _calibrate_or_restore(cfg, start, data)
+    set_kernels(cfg.get("kernels") or "plain")
     if cfg.compile:
         torch.compiler.reset()  # what earlier jobs of this process compiled would count against its limit
     optimization = (plain(cfg[section]) for section in ("optimizer", "scheduler", "loss"))

@@ -26,6 +26,7 @@ for _name in ("quantize", "weight"):
     _LIBRARY.impl(_name, lambda x, layer: x.clone(), "CompositeExplicitAutograd")
     torch.library.register_fake(f"stq::{_name}", lambda x, layer: torch.empty_like(x), lib=_LIBRARY)
 
+_MANY = 10_000  # samples of a batch: a bound below is the model's, not torch's own
 QUANTIZE, WEIGHT = torch.ops.stq.quantize.default, torch.ops.stq.weight.default
 
 
@@ -48,6 +49,12 @@ def exported(model: nn.Module, example: Tensor, quantized: bool) -> torch.export
                 f"({type(error).__name__}: {_first_line(error)}): is it of that size, and does the forward branch on "
                 "the values of its tensors?"
             ) from error
+    given = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
+    if given and str(given[0].meta["val"].shape[0]).isdigit():  # an int, or a symbol that is one number
+        raise InputError("the model's forward takes the size of the batch for a fixed number, as len(x) does")
+    for bounds in program.range_constraints.values():
+        if bounds.upper < _MANY or bounds.lower > len(pair):
+            raise InputError("the model's forward branches on the size of the batch, and a file has one branch")
     changed = sorted(program.graph_signature.buffers_to_mutate.values())
     if changed:
         raise InputError(f"the model's forward changes its buffer '{changed[0]}', an effect that no file can have")

@@ -25,4 +25,5 @@ def check_model(model: nn.Module) -> None:
             raise InputError(f"'{name}' is in {kind}, whose sums no file repeats: export model.float() and verify that")
         masked = not isinstance(tensor, nn.Parameter)  # a mask of attention may well hold infinity
         if tensor.is_floating_point() and (tensor.isnan().any() or (not masked and tensor.isinf().any())):
-            raise InputError(f"'{name}' holds NaN or infinity")
+            remedy = "" if tensor.isnan().any() else " (a mask that holds it is no parameter: register it as a buffer)"
+            raise InputError(f"'{name}' holds NaN or infinity{remedy}")

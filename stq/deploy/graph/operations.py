@@ -20,6 +20,7 @@ class Form(NamedTuple):
     inputs: Sequence[Any]
     attributes: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
+    factor: float | None = None  # what the result is multiplied with
 
 
 def known_form(node: fx.Node, given: dict[str, Any], constant: Callable[[Any], Tensor | None]) -> Form | None:
@@ -28,7 +29,8 @@ def known_form(node: fx.Node, given: dict[str, Any], constant: Callable[[Any], T
     constant: the tensor behind a value that does not depend on the network's input, else None.
     """
     name = str(node.target).split(".")[1] if "aten." in str(node.target) else ""
-    return _FORMS[name](node, given, constant) if name in _FORMS else None
+    real = isinstance(node.meta["val"], tuple | list) or is_real(node)  # the forms here are of one type, float32
+    return _FORMS[name](node, given, constant) if name in _FORMS and real else None
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:
@@ -116,9 +118,13 @@ def _max_pool(node: fx.Node, given: dict, constant: Callable) -> Form:
 
 
 def _avg_pool(node: fx.Node, given: dict, constant: Callable) -> Form | None:
-    if given["divisor_override"] is not None:
+    window, divisor = _window(given), given["divisor_override"]
+    if divisor is None:
+        return Form("avg_pool", [given["self"]], window | {"count_include_pad": bool(given["count_include_pad"])})
+    if window["ceil_mode"]:
         return None
-    return Form("avg_pool", [given["self"]], _window(given) | {"count_include_pad": bool(given["count_include_pad"])})
+    factor = window["kernel"][0] * window["kernel"][1] / divisor
+    return Form("avg_pool", [given["self"]], window | {"count_include_pad": True}, {}, factor)
 
 
 def _adaptive_avg_pool(node: fx.Node, given: dict, constant: Callable) -> Form | None:
@@ -196,9 +202,9 @@ def _rank(node: fx.Node) -> int:
 
 
 def is_real(node: fx.Node) -> bool:
-    """Whether a value is a tensor of real numbers."""
+    """Whether a value is a tensor of real numbers in the network's precision."""
     value = node.meta["val"]
-    return isinstance(value, Tensor) and value.is_floating_point()
+    return isinstance(value, Tensor) and value.is_floating_point() and value.dtype == node.graph.precision
 
 
 def _axis(node: fx.Node, dim: int) -> int:
@@ -238,7 +244,7 @@ _FORMS: dict[str, Callable[[fx.Node, dict, Callable], Form | None]] = {
     "avg_pool2d": _avg_pool,
     "adaptive_avg_pool2d": _adaptive_avg_pool,
     "mean": _mean,
-    **dict.fromkeys(("view", "_unsafe_view", "reshape", "flatten"), _reshape),
+    **dict.fromkeys(("view", "_unsafe_view", "reshape", "flatten", "squeeze"), _reshape),
     "slice": _slice,
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys(("batch_norm", "_native_batch_norm_legit_no_training"), _norm),

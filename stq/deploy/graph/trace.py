@@ -69,6 +69,7 @@ class _Reader:
 
     def __init__(self, model: nn.Module, program: torch.export.ExportedProgram):
         self.program = program
+        self.program.graph.precision = next(model.parameters(), torch.zeros(())).dtype
         self.layers = list(quantized_layers(model))
         self.leaves = {
             path for path, module in model.named_modules() if path and not any(True for _ in module.children())
@@ -199,7 +200,10 @@ class _Reader:
             if form.op == "affine":
                 self.norms.add(node)
             inputs = tuple(self._value(value) for value in form.inputs)
-            return self._add(Node(self._free_name(node), form.op, inputs, dict(form.attributes), dict(form.arrays)))
+            name = self._add(Node(self._free_name(node), form.op, inputs, dict(form.attributes), dict(form.arrays)))
+            if form.factor is None:
+                return name
+            return self._add(Node(self._free_name(node), "mul", (name, self._value(form.factor))))
         if node.target is operator.getitem:
             source = self._value(node.args[0])
             return self._add(Node(self._free_name(node), "item", (source,), {"index": node.args[1]}))
@@ -287,8 +291,10 @@ def _target(node: fx.Node) -> str:
 
 
 def _plain_form(node: fx.Node, target: str, values: list) -> tuple[str, list]:
-    """Views as reshapes, with one size left open where it alone is unknown, which is that of the batch."""
-    if target not in ("aten.view.default", "aten._unsafe_view.default", "aten.reshape.default"):
+    """Views as reshapes, with one size left open where it alone is unknown, which is that of the batch; types alone."""
+    if target.startswith(("aten.to.", "aten._to_copy.")):
+        return "aten._to_copy.default", [values[0], node.meta["val"].dtype, None, None, None, False, None]
+    if not target.startswith(("aten.view.", "aten._unsafe_view.", "aten.reshape.", "aten.squeeze.")):
         return target, values
     sizes = [size if isinstance(size, int) else -1 for size in node.meta["val"].shape]
     return "aten.reshape.default", [values[0], sizes if sizes.count(-1) <= 1 else values[1]]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
-from ...quantization.surgery import input_quantizer, quantized_layers, quantizers
+from ...quantization.surgery import input_quantizer, quantized_layers
 from ...quantizers import ActivationRecord
 from ..graph.fitness import check_model
 from ..graph.trace import Dequantized, Step, trace
@@ -33,10 +33,6 @@ def freeze(model: nn.Module, example_input: Tensor, quantized: bool = True) -> N
     """
     check_example(example_input)
     check_model(model)
-    found = set(quantizers(model))
-    for path, module in model.named_modules():
-        if quantized and module in found and not module.calibrated:
-            raise InputError(f"'{path}' is not calibrated: call stq.calibrate(model, batch) or load a checkpoint first")
     network = _network(model, example_input, quantized)
     for layer in network.of(*INTEGER_LAYERS):
         if network.bounds[layer.name] > _INT32_MAX:
@@ -67,6 +63,10 @@ def check_example(example: Tensor) -> None:
 
 
 def _record(layer: nn.Module, path: str) -> ActivationRecord:
+    if not input_quantizer(layer).calibrated:
+        raise InputError(
+            f"'{path}.input_quantizer' is not calibrated: call stq.calibrate(model, batch) or load a checkpoint first"
+        )
     try:
         record = input_quantizer(layer).record()
     except ValueError as error:

@@ -45,7 +45,7 @@ def run(
     readers = {name: len(nodes) for name, nodes in network.users().items()}
     for node in network.nodes:
         inputs = [values[name] for name in node.inputs]
-        value = torch.as_tensor(x, dtype=torch.float32) if node.op == "input" else evaluate(network, node, inputs)
+        value = torch.as_tensor(x, dtype=torch.float32) if node.op == "input" else _told(network, node, inputs, x)
         if observe is not None and (instead := observe(node, value)) is not None:
             value = instead
         values[node.name] = value
@@ -63,14 +63,20 @@ def shapes(network: Network, input_size: Sequence[int], batch: int = 1) -> dict[
     """
     found: dict[str, tuple[int, ...]] = {}
     with FakeTensorMode(allow_non_fake_inputs=True), _without_tracebacks():
-        try:
-            run(network, torch.zeros(batch, *input_size), lambda node, value: found.update({node.name: _shape(value)}))
-        except (RuntimeError, IndexError, ValueError, TypeError) as error:
-            node = network.nodes[len(found)]
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            message = f"'{node.name}' ({node.op}) does not fit an input of size {tuple(input_size)}: {reason[0]}"
-            raise InputError(message) from error
+        run(network, torch.zeros(batch, *input_size), lambda node, value: found.update({node.name: _shape(value)}))
     return found
+
+
+def _told(network: Network, node: Node, inputs: list[Any], x: Tensor | np.ndarray) -> Any:
+    """``evaluate``, with the node named where it does not fit what comes before it."""
+    try:
+        return evaluate(network, node, inputs)
+    except (RuntimeError, IndexError, TypeError, AssertionError, OverflowError) as error:
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        what = node.attributes.get("target", node.op)
+        raise InputError(
+            f"'{node.name}' ({what}) does not fit an input of size {tuple(x.shape[1:])}: {reason}"
+        ) from error
 
 
 def _shape(value: Any) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ reads is then written into our graph, down to the sources, whose values we have.
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
@@ -131,6 +132,9 @@ def translated(network: Network, input_size: tuple[int, ...], opset: int) -> onn
     """The ATen calls of a network as torch's exporter writes them, with opaque sources and sinks."""
     from onnxscript import values
 
+    for node in network.of("aten"):
+        if node["target"].startswith(("aten.avg_pool2d.", "aten.avg_pool3d.")) and node["arguments"][-1] is not None:
+            raise InputError(f"'{node.name}' has no ONNX form: average pooling with a divisor and ceil_mode")
     domain, key = values.Opset(_DOMAIN, 1), id(network)
     source, sink = (values.Op(domain, name, _schema(name)) for name in ("Source", "Sink"))
     _SIZES[key] = _free_sizes(network, input_size)
@@ -152,11 +156,24 @@ def translated(network: Network, input_size: tuple[int, ...], opset: int) -> onn
     except InputError:
         raise
     except Exception as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise InputError(f"torch's ONNX exporter cannot write this network: {reason}") from error
+        raise InputError(_reason(network, error)) from error
     finally:
         del _SIZES[key]
     return exported.model_proto
+
+
+def _reason(network: Network, error: BaseException) -> str:
+    """Which operation torch's exporter could not write."""
+    told, cause = "", error
+    while cause is not None:
+        told, cause = told + str(cause), cause.__cause__
+    targets = {node["target"]: node.name for node in network.of("aten")}
+    named = [target for target in targets if re.search(rf"{re.escape(target.rpartition('.')[0])}\b", told)]
+    if not named:
+        return f"torch's ONNX exporter cannot write this network ({type(error).__name__}); target=packed carries it"
+    return (
+        f"'{targets[named[0]]}' ({named[0]}) has no ONNX form: torch's own exporter has none; target=packed carries it"
+    )
 
 
 def _free_sizes(network: Network, input_size: tuple[int, ...]) -> dict[str, list[tuple[int, bool]]]:
@@ -164,9 +181,9 @@ def _free_sizes(network: Network, input_size: tuple[int, ...]) -> dict[str, list
     found = {}
     one, two = (shapes(network, input_size, batch) for batch in (1, 2))
     for name, sizes in one.items():
-        pairs = [*zip(sizes, two[name], strict=True)]
-        if any(b not in (a, 2 * a) for a, b in pairs):
-            raise InputError(f"'{name}' has a size that is no multiple of the batch's")
+        pairs = [*zip(sizes, two[name], strict=False)]
+        if len(sizes) != len(two[name]) or any(b not in (a, 2 * a) for a, b in pairs):
+            raise InputError(f"'{name}' has a size that is no multiple of the batch's, so it has no ONNX form")
         found[name] = [(a, a != b) for a, b in pairs]
     return found
 

@@ -323,7 +323,6 @@ class _Function(nn.Sequential):
 CARRIED = {
     "along the batch": lambda h: torch.cat([h, h]),
     "mean of the batch": lambda h: h.mean(0),
-    "every other sample": lambda h: h[::2],
     "a view": lambda h: h.view(-1, 72),
     "channels first": lambda h: h.view(h.size(1), -1),
     "a size": lambda h: h * h.size(2),
@@ -336,6 +335,11 @@ CARRIED = {
     "softmax": lambda h: h.flatten(2).softmax(-1) @ h.flatten(2).transpose(1, 2),
     "upsampled": lambda h: nn.functional.interpolate(h, scale_factor=2, mode="bilinear"),
     "rolled": lambda h: torch.roll(h, 1, 2),
+    "a divisor": lambda h: nn.functional.avg_pool2d(h, 3, 2, divisor_override=4),
+    "integers": lambda h: torch.eye(10)[(h.mean((2, 3)) * 3).long().clamp(0, 9)],
+    "double": lambda h: (h.double() * 1.1).float(),
+    "squeezed": lambda h: nn.functional.adaptive_avg_pool2d(h, 1).squeeze(),
+    "another type": lambda h: h + torch.arange(6).to(h.device, h.dtype),
     "infinity": lambda h: h.masked_fill(h < 0, float("-inf")).amax((2, 3)),
     "shuffled": lambda h: h.view(h.size(0), 2, 2, 6, 6).transpose(1, 2).reshape(h.size()),
 }
@@ -352,6 +356,31 @@ def test_functions_of_torch_are_carried(name, tmp_path):
     assert np.allclose(scores(stq.export(network, x, tmp_path / "model.onnx"), x), expected, atol=1e-5)
     loaded, _ = load_packed(stq.export(network, x, tmp_path / "model.safetensors", format="packed"))
     assert torch.equal(run(loaded, x), run(network, x))
+
+
+def test_layers_that_nothing_reads_need_no_calibration():
+    class Spare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.aux = nn.Conv2d(1, 4, 3), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.used(x)
+
+    model = stq.quantize(Spare(), "lsq")
+    with pytest.warns(UserWarning, match="did not reach 1 layers, not calibrated: aux"):
+        stq.calibrate(model, torch.randn(4, 1, 8, 8))
+    assert freeze(model.eval(), torch.zeros(1, 1, 8, 8))["used"].op == "conv"
+
+
+def test_a_branch_on_the_size_of_the_batch_is_refused():
+    for function, message in (
+        (lambda h: 2 * h if h.size(0) > 3 else h, "branches on the size of the batch"),
+        (lambda h: h[::2], "for a fixed number"),
+        (lambda h: 2 * h if len(h) > 3 else h, r"for a fixed number, as len\(x\) does"),
+    ):
+        with pytest.raises(InputError, match=message):
+            freeze(calibrated(_Function(function), (1, 8, 8), "lsq", 4), torch.zeros(1, 1, 8, 8))
 
 
 def test_random_numbers_are_refused():

@@ -145,3 +145,39 @@ def test_missing_and_foreign_files(tmp_path):
     save_file({"a": np.zeros(2)}, tmp_path / "foreign.safetensors")
     with pytest.raises(InputError, match="not a packed file"):
         load_packed(tmp_path / "foreign.safetensors")
+
+
+def _edited(path, target, change):
+    """A packed file with one aten node changed."""
+    tensors = load_file(path)
+    with safe_open(str(path), framework="numpy") as file:
+        header = json.loads(file.metadata()["stq"])
+    node = next(node for node in header["nodes"] if node[3].get("target") == target)
+    change(node[3])
+    save_file(tensors, str(path), metadata={"stq": json.dumps(header)})
+    return path
+
+
+HOSTILE = {
+    "a type as a number": lambda node: node["arguments"].__setitem__(2, -1),
+    "true for a number": lambda node: node["arguments"].__setitem__(1, True),
+    "an axis far away": lambda node: node["arguments"].__setitem__(1, 10**9),
+    "too many arguments": lambda node: node["arguments"].append(1),
+    "another function": lambda node: node.update(target="aten._softmax.default"),
+    "a function that saves": lambda node: node.update(target="aten.save.default", arguments=[{"input": 0}, "none"]),
+    "a function that reads": lambda node: node.update(target="aten.from_file.default", arguments=["none"]),
+    "random numbers": lambda node: node.update(target="aten.rand_like.default", arguments=[{"input": 0}, *[None] * 5]),
+    "in place": lambda node: node.update(target="aten.relu_.default", arguments=[{"input": 0}]),
+    "an input that is not there": lambda node: node["arguments"].__setitem__(0, {"input": 7}),
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE)
+def test_hostile_calls_of_torch_are_refused(change, tmp_path):
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Softmax(1), torch.nn.Conv2d(4, 2, 3))
+    model = calibrated(model, (1, 8, 8), "lsq", 4)
+    path = stq.export(model, torch.zeros(1, 1, 8, 8), tmp_path / "m.safetensors", format="packed")
+    _edited(path, "aten.softmax.int", HOSTILE[change])
+    with pytest.raises(InputError) as told:
+        run(load_packed(path)[0], torch.zeros(1, 1, 8, 8))
+    assert "\n" not in str(told.value)
