@@ -64,7 +64,7 @@ def measure(name: str, pixels: int, bits: int, residual: int | None, rounds: int
         files["ort static"] = static(full, Path(folder) / "static.onnx", x)
         runners = {target: TARGETS[target].runner for target in FILES} | {"ort static": "onnxruntime"}
         sessions = {target: callable_session(path, runners[target]) for target, path in files.items()}
-        baselines = {runner: callable_session(full, runner) for runner in ("onnxruntime", "openvino")}
+        baselines = {f"float {runner}": callable_session(full, runner) for runner in ("onnxruntime", "openvino")}
         rows = []
         for target, session in sessions.items():
             found = np.concatenate([session(part.numpy()).argmax(1) for part in x.split(8)])
@@ -81,10 +81,13 @@ def measure(name: str, pixels: int, bits: int, residual: int | None, rounds: int
     for row in rows:
         row |= {
             "ms": round(ms[row["target"]], 2),
-            "times_float": round(ms[runners[row["target"]]] / ms[row["target"]], 2),
+            "times_float": round(ms["float " + runners[row["target"]]] / ms[row["target"]], 2),
         }
         row |= {"network": name, "pixels": pixels, "bits": bits, "residual_bits": residual}
-        row |= {"runtime": runtime_version(runners[row["target"]]), "float_ms": round(ms[runners[row["target"]]], 2)}
+        row |= {
+            "runtime": runtime_version(runners[row["target"]]),
+            "float_ms": round(ms["float " + runners[row["target"]]], 2),
+        }
     return rows
 
 
