@@ -16,11 +16,13 @@ from ..deploy.benchmark import time_both
 from ..deploy.cost import cost
 from ..deploy.export import export
 from ..deploy.integer.freeze import freeze
+from ..deploy.integer.saturation import may_saturate
 from ..deploy.predict import predict
 from ..deploy.targets import target
 from ..deploy.verify import verify
 from ..errors import InputError
 from ..quantization.surgery import quantized_layers
+from ..results.runs.result_file import FILE_NAME, read_result
 from ..training import load_run
 from ..training.silence_lightning import quieten
 
@@ -46,18 +48,22 @@ def export_run(
     if pixels and format in ("c", "packed"):
         raise InputError(f"pixels=true is of the ONNX formats; format={format} takes prepared images")
     quieten()
-    model, data, result = load_run(run, trust)
+    model, data, _ = load_run(run, trust)
     if not any(True for _ in quantized_layers(model)):
         raise InputError(f"run={run} is a float run: there are no integers to export")
     model = model.cpu().eval()
     data.setup("test")
     batches = [batch[0] for batch in data.test_dataloader()]
     network, size = freeze(model, batches[0]), tuple(batches[0].shape[1:])
-    about = _about(data, result, pixels)
+    about = _about(data, _recorded(Path(run)), pixels)
     path = export(network, batches[0], output or Path(run) / "export" / f"model{suffix}", format, about)
     print(f"file       {path}, {path.stat().st_size:,} bytes")
     print(cost(model, size))
     print(f"integers   {verify(model, network, batches)}")
+    if format in ("qdq", "openvino") and (large := may_saturate(network)):
+        print(
+            f"kernels    without VNNI may saturate in {len(large)} layers with large 8-bit weights, such as {large[0]}"
+        )
     print(f"{format:10} {_compared(model, path, format, batches, about)}")
     if getattr(data, "mean", None) is not None:
         print(f"input      {size}, float32, pixels / 255 less {_shown(data.mean)}, divided by {_shown(data.std)}")
@@ -66,6 +72,11 @@ def export_run(
             full = export(freeze(model, batches[0], quantized=False), batches[0], Path(folder) / "float.onnx")
             print(f"latency    {time_both(full, path, size, runner)}")
     return path
+
+
+def _recorded(run: Path) -> Mapping[str, Any]:
+    """The run's result.json; nothing for a run that has none yet."""
+    return read_result(run) if (run / FILE_NAME).is_file() else {}
 
 
 def _about(data: pl.LightningDataModule, result: Mapping[str, Any], pixels: bool) -> About:
@@ -91,7 +102,11 @@ def _compared(model: torch.nn.Module, path: Path, format: str, batches: list[tor
         found = np.concatenate([predict(path, format, part.numpy()) for part in given.split(5000)])
     except InputError as error:
         return f"not compared: {error}"
-    return f"{int((found == expected).sum())} of {len(expected)} predictions of the file equal the trained model's"
+    equal = int((found == expected).sum())
+    told = f"{equal} of {len(expected)} predictions of the file equal the trained model's"
+    if equal < len(expected) and format in ("qdq", "openvino", "tensorrt"):
+        told += " (the runtime rounds by itself: it divides by steps, and rounds biases to products of scales)"
+    return told
 
 
 def _shown(values: list[float]) -> str:

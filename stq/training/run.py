@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
+from torch import nn
 
 from ..errors import InputError, StorageFailed, TrainingFailed
 from ..quantization.calibration import calibrate
@@ -128,7 +129,7 @@ def _train(cfg: DictConfig, data: pl.LightningDataModule, folder: Path) -> dict[
     if quantized:
         model = add_quantizers(model, cfg)
         own = own_layers(model, cfg)
-        _calibrate_or_restore(cfg, start, data)
+        _calibrate_or_restore(model, start, data)
     set_kernels(cfg.get("kernels") or "plain")
     if cfg.compile:
         torch.compiler.reset()  # what earlier jobs of this process compiled would count against its limit
@@ -189,17 +190,17 @@ def _short(folder: Path) -> Path:
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
-def _calibrate_or_restore(cfg: DictConfig, start: Start, data: pl.LightningDataModule) -> None:
+def _calibrate_or_restore(model: nn.Module, start: Start, data: pl.LightningDataModule) -> None:
     """A checkpoint of the very same quantized network brings its own steps; everything else is calibrated."""
-    own = start.model.state_dict()
+    own = model.state_dict()
     state = start.quantized_state or {}
     same = own.keys() == state.keys() and all(
         own[key].shape == state[key].shape and (not key.endswith("_extra_state") or own[key][0] == state[key][0])
         for key in own
     )
     if same:
-        start.model.load_state_dict(state)
+        model.load_state_dict(state)
         return
-    summary = calibrate(start.model, data.calibration_batch())
+    summary = calibrate(model, data.calibration_batch())
     signed = [row.path for row in summary if row.input == "signed"]
     log.info("signed inputs: %s; all other quantized inputs are non-negative", ", ".join(signed) or "none")

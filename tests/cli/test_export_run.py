@@ -16,7 +16,7 @@ def run_folder(trained, digits, monkeypatch, tmp_path):
     """A run folder as stq.training.load_run would open it."""
     loader = DataLoader(TensorDataset(digits[2], digits[3]), 200)
     data = SimpleNamespace(setup=lambda stage: None, test_dataloader=lambda: loader, mean=[0.3], std=[0.4])
-    monkeypatch.setattr("stq.cli.export_run.load_run", lambda run, trust: (trained(3), data, {"method": "double_st"}))
+    monkeypatch.setattr("stq.cli.export_run.load_run", lambda run, trust: (trained(3), data, None))
     return tmp_path
 
 

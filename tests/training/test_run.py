@@ -4,11 +4,13 @@ import csv
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from stq.cli.evaluate_run import evaluate_run
+from stq.cli.export_run import export_run
 from stq.errors import InputError, TrainingFailed
 from stq.results.runs.result_file import KEYS, LATER_KEYS, OPTIONAL_KEYS, read_result
 from stq.training import load_run, train
@@ -130,6 +132,22 @@ def test_diverging_run_fails_with_its_reason(runs):
     with pytest.raises(TrainingFailed, match="lower the learning rate"):
         train(cfg)
     assert "lower the learning rate" in read_result(Path(cfg.paths.output_dir))["error"]
+
+
+def test_integer_sums_train_are_evaluated_and_exported(runs, capsys):
+    settings = ("quantizer=lsq", "init=scratch", "weight_bits=4", "activation_bits=8", "residual_bits=8", "target=qdq")
+    result = train(compose_config(runs, *settings, "trainer.max_epochs=1", "kernels=lean", folder="sums"))
+    model, _, _ = load_run(runs / "sums")
+    shared = model.layer1.get_submodule("0").residual.get_submodule("1").input_quantizer
+    assert shared.calibrated
+    assert shared.bits == 8
+    path = export_run(runs / "sums", "qdq")
+    printed = capsys.readouterr().out
+    assert "450 of 450 predictions equal" in printed
+    said = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    assert said["stq.method"] == "lsq"
+    assert said["stq.config_hash"] == result["config_hash"]
+    assert json.loads(said["stq.config"])["residual_bits"] == 8
 
 
 def test_every_option_at_once_trains(runs):
