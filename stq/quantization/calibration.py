@@ -6,7 +6,7 @@ import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -52,12 +52,18 @@ def calibrate(model: nn.Module, batch: Batch, forward: Callable[[Any], object] |
     for _, layer in layers:
         if (quantizer := weight_quantizer(layer)) is not None:
             quantizer.calibrate(received_weight(layer))
-    seen = _Inputs()
+    seen, samples = _Inputs(), len(tensors[0]) if tensors else 2
     while True:  # again where layers turn out to be called more than once, or a later call to have negative inputs
-        with _as_training_sees(model, len(tensors[0]) if tensors else 2), seen.watching(layers):
+        with _as_training_sees(model, samples), seen.watching(layers):
             run(inputs)
         if not seen.again:
             break
+    heads = [(path, layer) for path, layer in layers if input_quantizer(layer) is not None and path not in seen.calls]
+    if heads:  # auxiliary heads, that only training runs
+        calls = seen.calls
+        with _in_training(model, samples), seen.watching(heads), suppress(RuntimeError):  # of an input too small
+            run(inputs)
+        seen.calls |= calls
     _agree(model)
     for path, layer in layers:
         if path in seen.calls:
@@ -169,6 +175,23 @@ def _agree(model: nn.Module) -> None:
         for quantizer in quantizers(model):
             for tensor in (*quantizer.parameters(), *quantizer.buffers()):
                 dist.broadcast(tensor.data, 0)
+
+
+@contextmanager
+def _in_training(model: nn.Module, samples: int) -> Iterator[None]:
+    """Training mode, where nothing of the model moves; the random numbers that it draws are given back."""
+    modes = {module: module.training for module in model.modules()}
+    quantizing = {module for quantizer in quantizers(model) for module in quantizer.modules()}
+    try:
+        with _as_training_sees(model, samples), torch.random.fork_rng(devices=[]):
+            for module in model.modules():
+                norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+                if module not in quantizing and not norm:
+                    module.training = True
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 @contextmanager

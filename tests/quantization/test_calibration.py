@@ -192,3 +192,31 @@ def test_a_calibrated_float_model_starts_near_its_float_accuracy(digits, method,
     stq.quantize(quantized, method, weight_bits=bits, activation_bits=bits, weight_method="lsq")
     stq.calibrate(quantized, batch)
     assert accuracy(quantized) > accuracy(model) - {4: 4, 6: 1.5, 8: 1}[bits]
+
+
+class _WithHead(nn.Module):
+    """An auxiliary head that only training runs, behind dropout, with a batch norm of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.drop, self.norm = nn.Linear(6, 8), nn.Dropout(0.5), nn.BatchNorm1d(8)
+        self.head, self.fc = nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.body(x)
+        return (self.fc(x), self.head(self.norm(self.drop(x)))) if self.training else self.fc(x)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_auxiliary_heads_are_calibrated_as_training_runs_them(training):
+    torch.manual_seed(0)
+    model = stq.quantize(_WithHead(), "lsq").train(training)
+    x, state = torch.randn(16, 6), torch.random.get_rng_state()
+    stq.calibrate(model, x)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert model.head.input_quantizer.calibrated
+    assert torch.equal(model.norm.running_mean, torch.zeros(8))
+    assert model.norm.num_batches_tracked == 0
+    assert {module.training for module in model.modules()} == {training}
+    scores, others = model.train()(torch.randn(4, 6))
+    (scores.sum() + others.sum()).backward()

@@ -37,7 +37,7 @@ def exported(model: nn.Module, example: Tensor, quantized: bool) -> torch.export
     without quantizers. Raises InputError for a forward that cannot be followed, or has effects outside its result.
     """
     pair = torch.zeros((2, *example.shape[1:]), dtype=example.dtype, device=example.device)
-    with _evaluation(model), _calls(model, quantized), _quiet(), torch.no_grad():
+    with _evaluation(model), _calls(model, quantized), quiet(), torch.no_grad():
         try:
             program = torch.export.export(model, (pair,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False)
             program = functional(program)
@@ -97,7 +97,7 @@ def _nothing(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """torch.export logs tracebacks of its own beside the errors that it raises, and warns of its own workings."""
     previous = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

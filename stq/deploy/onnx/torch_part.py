@@ -7,11 +7,8 @@ reads is then written into our graph, down to the sources, whose values we have.
 
 from __future__ import annotations
 
-import logging
 import re
-import warnings
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,6 +18,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from ...errors import InputError
+from ..graph.exported import quiet
 from ..integer.inference import evaluate, shapes
 from ..network import Network
 
@@ -139,7 +137,7 @@ def translated(network: Network, input_size: tuple[int, ...], opset: int) -> onn
     source, sink = (values.Op(domain, name, _schema(name)) for name in ("Source", "Sink"))
     _SIZES[key] = _free_sizes(network, input_size)
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program = torch.export.export(
                 _Part(network, key),
                 (torch.zeros(2, *input_size),),
@@ -204,15 +202,3 @@ def _schema(name: str) -> onnx.defs.OpSchema:
 
 def _name(node: onnx.NodeProto) -> str:
     return next(attribute.s.decode() for attribute in node.attribute if attribute.name == "name")
-
-
-@contextmanager
-def _quiet():
-    previous = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)
