@@ -135,26 +135,13 @@ def _is_of(kind: str, value: Any, inputs: int) -> bool:
     if isinstance(value, dict) and set(value) == {"dtype"}:
         return kind == "ScalarType" and isinstance(value["dtype"], str) and value["dtype"] in _DTYPES
     if isinstance(value, dict) and set(value) == {"input"}:
-        return kind in ("Tensor", "int", "SymInt", "number", "Scalar") and _is_argument(value, inputs, 1)
+        place = value["input"]
+        known = kind in ("Tensor", "int", "SymInt", "number", "Scalar")
+        return known and type(place) is int and 0 <= place < inputs
     if kind in ("int", "SymInt"):
         return type(value) is int and abs(value) < 2**63
     if kind == "bool":
         return type(value) is bool
     if kind in ("float", "number", "Scalar", "Tensor"):  # a number stands for a tensor of it
-        return type(value) in (int, float, bool) or (isinstance(value, dict) and _is_argument(value, inputs, 1))
-    return kind == "str" and isinstance(value, str) and _is_argument(value, inputs, 1)
-
-
-def _is_argument(value: Any, inputs: int, depth: int) -> bool:
-    if isinstance(value, list):
-        return depth > 0 and len(value) <= 4096 and all(_is_argument(part, inputs, depth - 1) for part in value)
-    if isinstance(value, dict):
-        if len(value) != 1:
-            return False
-        ((kind, of),) = value.items()
-        if kind == "input":
-            return type(of) is int and 0 <= of < inputs
-        return of in (("inf", "-inf", "nan") if kind == "float" else _DTYPES) if isinstance(of, str) else False
-    if isinstance(value, str):
-        return _WORDS.fullmatch(value) is not None
-    return value is None or type(value) in (bool, float) or (type(value) is int and abs(value) < 2**63)
+        return type(value) in (int, float, bool) or (value in [{"float": name} for name in ("inf", "-inf", "nan")])
+    return kind == "str" and isinstance(value, str) and _WORDS.fullmatch(value) is not None

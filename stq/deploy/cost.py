@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import InputError
 from ..quantization.integer_forward import received_weight
+from ..quantization.modes import modes_put_back
 from ..quantization.surgery import float_weight, input_quantizer, quantized_layers, quantizers, weight_quantizer
 from ..quantizers import FLOAT_BITS, ActivationQuantizer, WeightQuantizer
 from .activation_memory import activation_peak
@@ -197,15 +198,13 @@ def _zeros(model: nn.Module, input_size: Sequence[int]) -> Tensor:
 @contextmanager
 def _plain_evaluation(model: nn.Module) -> Iterator[None]:
     """Evaluation mode with quantizers that pass their input on (so they need no calibration); put back afterwards."""
-    modes = {module: module.training for module in model.modules()}
     bypassed: list[ActivationQuantizer | WeightQuantizer] = list(quantizers(model))
-    model.eval()
-    for quantizer in bypassed:
-        quantizer.forward = lambda x: x
-    try:
-        yield
-    finally:
+    with modes_put_back(model):
+        model.eval()
         for quantizer in bypassed:
-            del quantizer.forward
-        for module, mode in modes.items():
-            module.training = mode
+            quantizer.forward = lambda x: x
+        try:
+            yield
+        finally:
+            for quantizer in bypassed:
+                del quantizer.forward

@@ -44,6 +44,7 @@ import numpy as np
 
 INTEGER_LAYERS = ("conv", "linear")
 QUANTIZERS = ("quantize", "compare")
+CARRIED = ("aten", "item")  # operations of torch, called by its names
 
 
 def call_name(path: str, call: int) -> str:

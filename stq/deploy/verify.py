@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..quantization.integer_forward import received_weight
+from ..quantization.modes import modes_put_back
 from ..quantization.surgery import input_quantizer, quantized_layers, weight_quantizer
 from ..quantizers import ActivationRecord
 from .integer.inference import run
@@ -47,9 +48,8 @@ class Agreement:
 def verify(model: nn.Module, network: Network, batches: Iterable[Tensor]) -> Agreement:
     """Run ``model`` (fake-quantized, evaluation) and ``network`` (integers) on batches of inputs and count."""
     agreement = Agreement()
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with modes_put_back(model):
+        model.eval()
         exact, widths = _Exact(model), _paddings(model)
         for batch in batches:
             codes: dict[str, Tensor] = {}
@@ -79,9 +79,6 @@ def verify(model: nn.Module, network: Network, batches: Iterable[Tensor]) -> Agr
             found = run(network, batch.cpu(), free)
             agreement.samples += len(batch)
             agreement.same_top1 += int((found.argmax(-1) == expected.argmax(-1).cpu()).sum())
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     return agreement
 
 

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ..quantizers import ActivationQuantizer
 from .integer_forward import received_weight
+from .modes import modes_put_back
 from .summary import Summary, summary
 from .surgery import input_quantizer, quantized_layers, quantizers, weight_quantizer
 
@@ -180,18 +181,13 @@ def _agree(model: nn.Module) -> None:
 @contextmanager
 def _in_training(model: nn.Module, samples: int) -> Iterator[None]:
     """Training mode, where nothing of the model moves; the random numbers that it draws are given back."""
-    modes = {module: module.training for module in model.modules()}
     quantizing = {module for quantizer in quantizers(model) for module in quantizer.modules()}
-    try:
-        with _as_training_sees(model, samples), torch.random.fork_rng(devices=[]):
-            for module in model.modules():
-                norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
-                if module not in quantizing and not norm:
-                    module.training = True
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with _as_training_sees(model, samples), torch.random.fork_rng(devices=[]):
+        for module in model.modules():
+            norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+            if module not in quantizing and not norm:
+                module.training = True
+        yield
 
 
 @contextmanager
@@ -201,29 +197,27 @@ def _as_training_sees(model: nn.Module, samples: int) -> Iterator[None]:
     With running statistics, a weight quantizer that changes the size of the weights (DoReFa's do) would blow up the
     activations from layer to layer, and the steps with them, while training normalises them away.
     """
-    modes = {module: module.training for module in model.modules()}
-    in_training = model.training
-    model.eval()
-    norms = [
-        module
-        for module, mode in modes.items()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and samples > 1 and (mode or not in_training)
-    ]
-    counts = [norm.num_batches_tracked for norm in norms]
-    kept = [
-        (norm.momentum, None if count is None else count.clone()) for norm, count in zip(norms, counts, strict=True)
-    ]
-    for _, layer in quantized_layers(model):
-        layer.training = True  # of the layer itself, not of its quantizers
-    for norm in norms:
-        norm.train()
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, kept, strict=True):
-            norm.momentum = momentum
-            if count is not None:
-                norm.num_batches_tracked.copy_(count)
-        for module, mode in modes.items():
-            module.training = mode
+    with modes_put_back(model) as modes:
+        in_training = model.training
+        model.eval()
+        norms = [
+            module
+            for module, mode in modes.items()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and samples > 1 and (mode or not in_training)
+        ]
+        counts = [norm.num_batches_tracked for norm in norms]
+        kept = [
+            (norm.momentum, None if count is None else count.clone()) for norm, count in zip(norms, counts, strict=True)
+        ]
+        for _, layer in quantized_layers(model):
+            layer.training = True  # of the layer itself, not of its quantizers
+        for norm in norms:
+            norm.train()
+            norm.momentum = 0.0
+        try:
+            yield
+        finally:
+            for norm, (momentum, count) in zip(norms, kept, strict=True):
+                norm.momentum = momentum
+                if count is not None:
+                    norm.num_batches_tracked.copy_(count)

@@ -55,9 +55,11 @@ def forward(layer: nn.Module, input: Tensor) -> Tensor:
 
 def takes_float_input(layer: nn.Module, input: Tensor) -> bool:
     """Whether ``forward`` is given the float input and quantizes it itself, which the layer's pre-hook then leaves."""
+    if not is_lean(layer, input):  # the cheapest question, and in the plain mode always the answer
+        return False
     own = plain_forward(layer)
     plain = own in _PLAIN and own not in standardized.FORWARDS and hasattr(type(layer), "plain_weight")
-    return plain and _reads_codes(layer) and is_lean(layer, input)
+    return plain and _reads_codes(layer)
 
 
 def _real(layer: nn.Module, input: Tensor, own: Callable) -> Tensor:

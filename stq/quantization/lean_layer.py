@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from ..quantizers import ActivationQuantizer
 from ..quantizers.base import own_kernel, recomputing
-from ..quantizers.fused import Kernel, kernels
+from ..quantizers.fused import Kernel, is_transformed, keep, kept, kernels
 
 
 class KernelLayer(torch.autograd.Function):
@@ -28,9 +28,7 @@ class KernelLayer(torch.autograd.Function):
     def forward(ctx, layer: nn.Module, both: tuple[Kernel, Kernel], counts: int, *values: Any) -> Tensor:
         """values: x, weight, bias, then the ``counts`` arguments of the input's kernel, then those of the weight's."""
         ctx.layer, ctx.kernels, ctx.counts = layer, both, counts
-        ctx.numbers = [None if isinstance(value, Tensor) else value for value in values]
-        ctx.places = [place for place, value in enumerate(values) if isinstance(value, Tensor)]
-        ctx.save_for_backward(*(values[place] for place in ctx.places))
+        keep(ctx, values)
         x, _, bias = values[:3]
         ctx.dtype = _layer_type(x)
         operand, rounded = _operands(ctx, values)
@@ -39,9 +37,7 @@ class KernelLayer(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        values = list(ctx.numbers)
-        for place, value in zip(ctx.places, ctx.saved_tensors, strict=True):
-            values[place] = value
+        values = kept(ctx)
         wanted = [place for place in ctx.places if ctx.needs_input_grad[place + 3]]
         of_x = [0, *range(3, 3 + ctx.counts)]  # the places of each kernel's arguments among the values
         of_weight = [1, *range(3 + ctx.counts, len(values))]
@@ -198,7 +194,7 @@ def is_lean(layer: nn.Module, x: Tensor) -> bool:
         return False
     if not (layer.training and torch.is_grad_enabled() and isinstance(x, Tensor) and x.is_floating_point()):
         return False
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if is_transformed():
         return False
     quantizer = getattr(layer, "input_quantizer", None)
     known = isinstance(quantizer, ActivationQuantizer) and quantizer.training and quantizer.lean is not False

@@ -14,6 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx, nn
 
+from .modes import modes_put_back
+
 _ADDITIONS: tuple[Callable | str, ...] = (operator.add, operator.iadd, torch.add, "add", "add_")
 _KEPT = ("pretrained_cfg", "default_cfg", "num_classes", "num_features")  # what timm's models say of themselves
 
@@ -60,7 +62,7 @@ def with_rounded_sums(model: nn.Module) -> fx.GraphModule:
         if len(last.users) > 1 and not any(_is_rounded(user, traced) for user in last.users):
             _round(traced, last, _free_path(traced, node, "fork"))
     traced.recompile()
-    traced.train(model.training)
+    traced.training = model.training  # its modules are the model's own
     return traced
 
 
@@ -96,18 +98,17 @@ def _is_rounded(node: object, model: nn.Module) -> bool:
 
 
 def _trace(model: nn.Module) -> fx.Graph:
-    mode, graphs = model.training, []
+    graphs = []
     try:
-        for training in (True, False):
-            model.train(training)
-            graphs.append(_Tracer().trace(model))
+        with modes_put_back(model):
+            for training in (True, False):
+                model.train(training)
+                graphs.append(_Tracer().trace(model))
     except Exception as error:  # tracing runs the model's own code
         raise ValueError(
             f"residual_bits needs a model that torch.fx can trace, and this one it cannot ({type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else 'no reason given'})"
         ) from error
-    finally:
-        model.train(mode)
     if str(graphs[0]) != str(graphs[1]):
         raise ValueError(
             "residual_bits needs a model that does the same in training and evaluation, but for its layers"

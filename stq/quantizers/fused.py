@@ -55,8 +55,7 @@ class Kernel:
 
     def recomputed(self, *arguments: Any) -> Tensor:
         """Differentiable, and nothing but the arguments is kept for that, compiled or not."""
-        whole = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-        return self.function(*arguments) if whole else _Fused.apply(self, *arguments)
+        return self.function(*arguments) if is_transformed() else _Fused.apply(self, *arguments)
 
     def value(self, *arguments: Any) -> Tensor:
         """Without autograd."""
@@ -113,7 +112,27 @@ fused = Kernel  # as a decorator
 
 def runs_compiled() -> bool:
     """Whether kernels are compiled here: not within what compiles or transforms the whole already."""
-    return _mode == "compiled" and not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+    return _mode == "compiled" and not is_transformed()
+
+
+def is_transformed() -> bool:
+    """Whether torch.compile or torch.func works on the whole here."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def keep(ctx: Any, values: Sequence[Any]) -> None:
+    """Keep tensors and numbers for a backward pass; ``ctx.places`` are those of the tensors among them."""
+    ctx.places = [place for place, value in enumerate(values) if isinstance(value, Tensor)]
+    ctx.numbers = [None if isinstance(value, Tensor) else value for value in values]
+    ctx.save_for_backward(*(values[place] for place in ctx.places))
+
+
+def kept(ctx: Any) -> list[Any]:
+    """What ``keep`` was given."""
+    values = list(ctx.numbers)
+    for place, value in zip(ctx.places, ctx.saved_tensors, strict=True):
+        values[place] = value
+    return values
 
 
 def _compiled(function: Callable) -> Callable:
@@ -126,17 +145,13 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx, kernel: Kernel, *arguments: Any) -> Tensor:
         ctx.kernel = kernel
-        ctx.places = [place for place, value in enumerate(arguments) if isinstance(value, Tensor)]
-        ctx.numbers = [None if isinstance(value, Tensor) else value for value in arguments]
-        ctx.save_for_backward(*(arguments[place] for place in ctx.places))
+        keep(ctx, arguments)
         return kernel.value(*arguments)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        arguments = list(ctx.numbers)
-        for place, value in zip(ctx.places, ctx.saved_tensors, strict=True):
-            arguments[place] = value
+        arguments = kept(ctx)
         wanted = [place for place in ctx.places if ctx.needs_input_grad[place + 1]]
         found = ctx.kernel.gradients(gradient, wanted, *arguments)
         results: list[Tensor | None] = [None] * (len(arguments) + 1)

@@ -14,7 +14,7 @@ from pathlib import Path
 from ...errors import InputError
 from ..about import About, checksum
 from ..integer.thresholds import fuse
-from ..network import INTEGER_LAYERS, Network, Node
+from ..network import CARRIED, INTEGER_LAYERS, Network, Node
 from .layer_writer import LayerWriter
 from .templates import HEAD, PROGRAM
 
@@ -22,7 +22,7 @@ _REASONS = {
     "constant": "the network holds constant tensors",
     "mul": "products of two activations, as in squeeze-and-excitation, are not integer thresholds",
     "compare": "its thresholds are no even ladder",
-    **dict.fromkeys(("aten", "item"), "it is one of torch's own operations"),
+    **dict.fromkeys(CARRIED, "it is one of torch's own operations"),
     "concat": "C has no concatenation of tensors here",
     **dict.fromkeys(
         ("silu", "sigmoid", "tanh", "gelu", "hardswish", "hardsigmoid"),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
+from ...quantization.modes import modes_put_back
 from ...quantization.policy import QUANTIZED_TYPES
 from ...quantization.surgery import input_quantizer, quantized_layers, weight_quantizer
 from .functional import functional
@@ -37,7 +38,8 @@ def exported(model: nn.Module, example: Tensor, quantized: bool) -> torch.export
     without quantizers. Raises InputError for a forward that cannot be followed, or has effects outside its result.
     """
     pair = torch.zeros((2, *example.shape[1:]), dtype=example.dtype, device=example.device)
-    with _evaluation(model), _calls(model, quantized), quiet(), torch.no_grad():
+    with modes_put_back(model), _calls(model, quantized), quiet(), torch.no_grad():
+        model.eval()
         try:
             program = torch.export.export(model, (pair,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False)
             program = functional(program)
@@ -59,17 +61,6 @@ def exported(model: nn.Module, example: Tensor, quantized: bool) -> torch.export
     if changed:
         raise InputError(f"the model's forward changes its buffer '{changed[0]}', an effect that no file can have")
     return program
-
-
-@contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 @contextmanager

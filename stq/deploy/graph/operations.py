@@ -28,9 +28,15 @@ def known_form(node: fx.Node, given: dict[str, Any], constant: Callable[[Any], T
 
     constant: the tensor behind a value that does not depend on the network's input, else None.
     """
-    name = str(node.target).split(".")[1] if "aten." in str(node.target) else ""
+    name = aten_name(node)
     real = isinstance(node.meta["val"], tuple | list) or is_real(node)  # the forms here are of one type, float32
     return _FORMS[name](node, given, constant) if name in _FORMS and real else None
+
+
+def aten_name(node: fx.Node) -> str:
+    """ "relu" of aten.relu.default; nothing for what is no ATen call."""
+    target = str(node.target)
+    return target.split(".")[1] if target.startswith("aten.") else ""
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:
@@ -46,7 +52,7 @@ def arguments(node: fx.Node) -> dict[str, Any]:
 
 def passed_on(node: fx.Node, given: dict[str, Any]) -> fx.Node | None:
     """The value that an operation returns as it is, or None."""
-    name = str(node.target).split(".")[1] if "aten." in str(node.target) else ""
+    name = aten_name(node)
     if name in ("clone", "contiguous", "detach", "alias", "lift_fresh_copy") or (
         name.endswith("dropout") and given.get("train") is False
     ):

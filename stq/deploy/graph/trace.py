@@ -17,7 +17,7 @@ from ...quantizers import WeightQuantizer
 from .. import aten
 from ..network import Node, call_name
 from .exported import QUANTIZE, WEIGHT, exported
-from .operations import PADDING, arguments, is_real, known_form, passed_on, zero_padding
+from .operations import PADDING, arguments, aten_name, is_real, known_form, passed_on, zero_padding
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,6 @@ _ASSERTIONS = ("aten._assert", "aten.sym_constrain")
 
 def trace(model: nn.Module, example: Tensor, quantized: bool = True) -> tuple[list[Step | Dequantized | Node], str]:
     """Layers, real values of codes, and all other operations of ``model`` in evaluation, in order; and the output.
-
 
     Raises InputError naming the first operation that cannot be carried, and where in the model it is.
     """
@@ -263,7 +262,7 @@ class _Reader:
         path = self._place(node)
         if path in self.leaves:
             return self._unique(path)
-        kind = str(node.target).split(".")[1] if str(node.target).startswith("aten.") else node.name
+        kind = aten_name(node) or node.name
         return self._unique(f"{path}.{kind}" if path else kind)
 
     def _unique(self, wanted: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..network import INTEGER_LAYERS, Network, Node
+from ..network import CARRIED, INTEGER_LAYERS, Network, Node
 
 
 def fold(network: Network, input_axes: int) -> Network:
@@ -69,7 +69,7 @@ def _axes(network: Network, input_axes: int) -> dict[str, int | None]:
         before = None if None in given else max(given, default=None)
         if node.op == "input":
             axes[node.name] = input_axes
-        elif node.op in ("aten", "item"):
+        elif node.op in CARRIED:
             axes[node.name] = None
         elif node.op.endswith("conv"):
             axes[node.name] = node.arrays["weight"].ndim

@@ -6,7 +6,12 @@ import numpy as np
 
 from ..network import INTEGER_LAYERS, Network, operand_limits
 
-_INT16_MAX = 2**15 - 1
+INT16_MAX = 2**15 - 1
+
+
+def largest_magnitude(codes: np.ndarray) -> int:
+    """The largest magnitude among weight codes, at least 1."""
+    return int(np.abs(codes).max(initial=1))
 
 
 def may_saturate(network: Network) -> list[str]:
@@ -14,6 +19,6 @@ def may_saturate(network: Network) -> list[str]:
     found = []
     for layer in network.of(*INTEGER_LAYERS):
         largest = max(map(abs, operand_limits(network, layer)))
-        if 2 * largest * int(np.abs(layer.arrays["weight"]).max(initial=0)) > _INT16_MAX:
+        if 2 * largest * largest_magnitude(layer.arrays["weight"]) > INT16_MAX:
             found.append(layer.name)
     return found

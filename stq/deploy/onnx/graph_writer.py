@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from ...errors import InputError
 from ..about import About, checksum
 from ..integer.inference import shapes
-from ..network import Network, Node
-from .torch_part import CARRIED, RESULT, TorchPart, translated
+from ..network import CARRIED, Network, Node
+from .torch_part import RESULT, TorchPart, translated
 
 OPSET = 21
 _IR_VERSION = 10
@@ -36,7 +36,7 @@ class GraphWriter:
         """Write all nodes and the file; raises InputError where the graph is not a valid one."""
         carried = any(node.op in CARRIED for node in self.network.nodes)
         if carried:
-            model = translated(self.network, self.input_size, OPSET)
+            model = translated(self.network, self.input_size, self.shapes, OPSET)
             self.part = TorchPart(model, self.tensors, self.nodes.append, self._torch_constant)
         for node in (node for node in self.network.nodes if node.op not in CARRIED):
             self.writing = node.name

@@ -15,10 +15,10 @@ from onnx import TensorProto, helper
 
 from ..about import About
 from ..integer.requantize import Requantization
+from ..integer.saturation import INT16_MAX, largest_magnitude
 from ..network import INTEGER_LAYERS, Network, Node
 from .graph_writer import GraphWriter, geometry
 
-INT16_MAX = 2**15 - 1  # x86 kernels without VNNI add two products in saturating 16 bits
 _EXACT_FLOAT32 = 2**24
 
 
@@ -250,8 +250,3 @@ def _sign(users: dict[str, list[Node]], layer: Node) -> np.ndarray:
     while node.op != "threshold":
         (node,) = users[node.name]
     return node.arrays["sign"]
-
-
-def largest_magnitude(codes: np.ndarray) -> int:
-    """The largest magnitude among weight codes, at least 1."""
-    return int(np.abs(codes).max(initial=1))

@@ -13,9 +13,10 @@ from onnx import TensorProto
 
 from ..about import About
 from ..integer.requantize import Requantization, fit
+from ..integer.saturation import largest_magnitude
 from ..integer.thresholds import fuse
 from ..network import INTEGER_LAYERS, Network, Node
-from .layer_writer import LayerWriter, largest_magnitude
+from .layer_writer import LayerWriter
 
 
 def export_onnx(network: Network, input_size: tuple[int, ...], path: Path, about: About) -> Path:

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from ...errors import InputError
 from ..graph.exported import quiet
 from ..integer.inference import evaluate, shapes
-from ..network import Network
+from ..network import CARRIED, Network
 
-CARRIED = ("aten", "item")
 _DOMAIN = "stq_file"
 _LIBRARY = torch.library.Library(_DOMAIN, "DEF")
 _LIBRARY.define("source(Tensor x, str name, int network) -> Tensor")
@@ -126,8 +125,13 @@ class _Part(nn.Module):
         return sinks
 
 
-def translated(network: Network, input_size: tuple[int, ...], opset: int) -> onnx.ModelProto:
-    """The ATen calls of a network as torch's exporter writes them, with opaque sources and sinks."""
+def translated(
+    network: Network, input_size: tuple[int, ...], one: Mapping[str, tuple[int, ...]], opset: int
+) -> onnx.ModelProto:
+    """The ATen calls of a network as torch's exporter writes them, with opaque sources and sinks.
+
+    one: the shapes of all values for a batch of one.
+    """
     from onnxscript import values
 
     for node in network.of("aten"):
@@ -135,7 +139,7 @@ def translated(network: Network, input_size: tuple[int, ...], opset: int) -> onn
             raise InputError(f"'{node.name}' has no ONNX form: average pooling with a divisor and ceil_mode")
     domain, key = values.Opset(_DOMAIN, 1), id(network)
     source, sink = (values.Op(domain, name, _schema(name)) for name in ("Source", "Sink"))
-    _SIZES[key] = _free_sizes(network, input_size)
+    _SIZES[key] = _free_sizes(one, shapes(network, input_size, 2))
     try:
         with quiet(), torch.no_grad():
             program = torch.export.export(
@@ -174,10 +178,11 @@ def _reason(network: Network, error: BaseException) -> str:
     )
 
 
-def _free_sizes(network: Network, input_size: tuple[int, ...]) -> dict[str, list[tuple[int, bool]]]:
+def _free_sizes(
+    one: Mapping[str, tuple[int, ...]], two: Mapping[str, tuple[int, ...]]
+) -> dict[str, list[tuple[int, bool]]]:
     """Each size of each value for a batch of one, and whether it grows with the batch."""
     found = {}
-    one, two = (shapes(network, input_size, batch) for batch in (1, 2))
     for name, sizes in one.items():
         pairs = [*zip(sizes, two[name], strict=False)]
         if len(sizes) != len(two[name]) or any(b not in (a, 2 * a) for a, b in pairs):

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from ..about import About
+from ..integer.saturation import INT16_MAX, largest_magnitude
 from ..network import Network, Node
 from ..onnx.fake_quantized import FakeQuantizedWriter, Quantizer
-from ..onnx.layer_writer import INT16_MAX, largest_magnitude
 
 
 def export_qdq(network: Network, input_size: tuple[int, ...], path: Path, about: About) -> Path:

@@ -16,7 +16,7 @@ from ...errors import InputError
 from ..about import About
 from ..integer.inference import real_output
 from ..integer.thresholds import fuse, real_thresholds
-from ..network import INTEGER_LAYERS, Network, Node
+from ..network import CARRIED, INTEGER_LAYERS, Network, Node
 from ..onnx.graph_writer import GraphWriter, geometry
 
 DOMAIN = "qonnx.custom_op.general"
@@ -27,7 +27,7 @@ _LAYOUTS = {(2, -1): "NC", (3, -2): "NCW", (3, -1): "NWC", (4, -3): "NCHW", (4, 
 
 def export_qonnx(network: Network, input_size: tuple[int, ...], path: Path, about: About, batch: int = 1) -> Path:
     """Write ``network`` for inputs (batch, *input_size), a fixed shape as FPGA flows want it."""
-    for node in network.of("aten", "item"):
+    for node in network.of(*CARRIED):
         raise InputError(f"'{node.name}' ({node.attributes.get('target', node.op)}) has no QONNX form: {TORCH_ALONE}")
     for layer in network.of(*INTEGER_LAYERS):
         if network.bounds[layer.name] >= _EXACT_FLOAT32:

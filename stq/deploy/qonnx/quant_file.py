@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..about import About
-from ..network import Network, Node
+from ..network import CARRIED, Network, Node
 from ..onnx.fake_quantized import FakeQuantizedWriter, Quantizer, compares
 from ..onnx.graph_writer import geometry
 from .qonnx_file import DOMAIN, TORCH_ALONE
@@ -40,7 +40,7 @@ def _export(network: Network, input_size: tuple[int, ...], path: Path, about: Ab
 
 _REAL = {
     **dict.fromkeys(("float_conv", "float_linear"), "the layer has float weights"),
-    **dict.fromkeys(("aten", "item"), TORCH_ALONE),
+    **dict.fromkeys(CARRIED, TORCH_ALONE),
     **dict.fromkeys(("silu", "gelu", "hardswish", "mul"), "it has no integer form there"),
 }
 
