@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..quantizers import ActivationQuantizer, WeightQuantizer
+from ..quantizers.fused import kernels
 from ..quantizers.record import round_ste
 from . import standardized
 from .lean_layer import is_lean, lean
@@ -55,11 +56,11 @@ def forward(layer: nn.Module, input: Tensor) -> Tensor:
 
 def takes_float_input(layer: nn.Module, input: Tensor) -> bool:
     """Whether ``forward`` is given the float input and quantizes it itself, which the layer's pre-hook then leaves."""
-    if not is_lean(layer, input):  # the cheapest question, and in the plain mode always the answer
+    if kernels() == "plain":
         return False
     own = plain_forward(layer)
     plain = own in _PLAIN and own not in standardized.FORWARDS and hasattr(type(layer), "plain_weight")
-    return plain and _reads_codes(layer)
+    return plain and _reads_codes(layer) and is_lean(layer, input)
 
 
 def _real(layer: nn.Module, input: Tensor, own: Callable) -> Tensor:

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from ..quantizers import ActivationQuantizer
 from ..quantizers.base import own_kernel, recomputing
-from ..quantizers.fused import Kernel, is_transformed, keep, kept, kernels
+from ..quantizers.fused import Kernel, is_transformed, keep, kept
 
 
 class KernelLayer(torch.autograd.Function):
@@ -190,8 +190,6 @@ def _through_layer(
 
 def is_lean(layer: nn.Module, x: Tensor) -> bool:
     """Whether a layer in training takes this form: where autograd records it, and nothing unusual is asked of it."""
-    if kernels() == "plain":
-        return False
     if not (layer.training and torch.is_grad_enabled() and isinstance(x, Tensor) and x.is_floating_point()):
         return False
     if is_transformed():
