@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-all test-oldest lint format docs clean
+.PHONY: help install dev demo test test-all benchmark benchmark-deploy test-oldest lint format docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,11 @@ test: $(VENV)/.dev ## run the tests
 
 test-all: $(VENV)/.dev ## run the tests, the slow ones too
 	$(BIN)/python -m pytest -m ''
+
+benchmark: $(VENV)/.dev ## time and memory of a training step beside float
+	$(BIN)/stq-benchmark resnet20:64:32 resnet18:64:32 resnet18:16:112 mobilenetv2_100:16:96 resnet50:8:112 --threads 1 \
+		--methods lsq,double_st,pact,dorefa,st,torch,brevitas \
+		--json experiments/training_speed/benchmark.json --markdown experiments/training_speed/benchmark.md
 
 benchmark-deploy: $(VENV)/.dev ## times of exported networks beside float
 	$(BIN)/python experiments/deployment/benchmark.py

@@ -8,7 +8,7 @@ gradients are those of that code, bit by bit, for every method and for one's own
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -41,23 +41,48 @@ class KernelLayer(torch.autograd.Function):
         wanted = [place for place in ctx.places if ctx.needs_input_grad[place + 3]]
         of_x = [0, *range(3, 3 + ctx.counts)]  # the places of each kernel's arguments among the values
         of_weight = [1, *range(3 + ctx.counts, len(values))]
-        asked = [any(place in wanted for place in places) for places in (of_x, of_weight)]
         operand, rounded = _operands(ctx, values)
-        needs = (*asked, 2 in wanted)
-        with _exact(gradient):
-            found = _through_layer(ctx.layer, gradient.to(ctx.dtype), operand, rounded, needs)
-        del operand, rounded
         results: list[Tensor | None] = [None] * (len(values) + 3)
+        with _exact(gradient):
+            gradient = gradient.to(ctx.dtype)
+            alone = _step_alone(ctx, values, of_x, wanted, gradient, rounded)
+            if alone is not None:
+                results[alone[0] + 3] = alone[1]
+                wanted.remove(alone[0])
+            needs = (*(any(place in wanted for place in places) for places in (of_x, of_weight)), 2 in wanted)
+            found = _through_layer(ctx.layer, gradient, operand, rounded, needs)
+        del operand, rounded
         if 2 in wanted:
             results[5] = found[2].to(values[2].dtype)
         for kernel, places, of in zip(ctx.kernels, (of_x, of_weight), found, strict=False):
             mine = [index for index, place in enumerate(places) if place in wanted]
+            if not mine:
+                continue
             given = [values[place] for place in places]
-            wide = _wide(given[0])
-            got = kernel.gradients(of.to(wide.dtype), mine, wide, *given[1:]) if mine else []
+            dtype, given[0] = given[0].dtype, _wide(given[0])
+            got = kernel.gradients(of.to(given[0].dtype), mine, given, spent=True)
             for index, value in zip(mine, got, strict=True):
-                results[places[index] + 3] = value.to(given[0].dtype) if index == 0 else value
+                results[places[index] + 3] = value.to(dtype) if index == 0 else value
         return tuple(results)
+
+
+def _step_alone(
+    ctx, values: Sequence[Any], of_x: Sequence[int], wanted: Sequence[int], gradient: Tensor, weight: Tensor
+) -> tuple[int, Tensor] | None:
+    """(place, gradient) of the one number that the input's kernel learns, where the input itself needs no gradient.
+
+    So it is in a first layer, whose gradient to its input takes several times as long as one to its weight. The layer
+    is linear in its input: with d the derivative of the operand to the number, <g, layer(d, w)> = <w, gradient to w of
+    a layer whose operand is d>.
+    """
+    mine = [place for place in of_x if place in wanted]
+    if len(mine) != 1 or mine[0] == 0 or values[mine[0]].dim() > 0 or ctx.dtype != values[0].dtype:
+        return None
+    derivative = ctx.kernels[0].derivative(of_x.index(mine[0]), [values[place] for place in of_x])
+    if derivative is None:
+        return None
+    of_weight = _through_layer(ctx.layer, gradient, derivative, weight, (False, True, False))[1]
+    return mine[0], (of_weight * weight).sum().to(values[mine[0]].dtype)
 
 
 def _operands(ctx, values: Sequence[Any]) -> tuple[Tensor, Tensor]:
@@ -135,8 +160,9 @@ class LeanLayer(torch.autograd.Function):
         return (None, by_input.get(id(x)) if wants_x else None, *(by_input.get(id(p)) for p in parameters))
 
 
-def _exact(x: Tensor) -> torch.autocast:
-    return torch.autocast(x.device.type, enabled=False)
+def _exact(x: Tensor) -> AbstractContextManager:
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def _first_time(quantizer: ActivationQuantizer) -> list[Tensor] | None:

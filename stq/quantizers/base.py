@@ -43,15 +43,16 @@ def sign_ste(v: Tensor) -> Tensor:
 
 class _LowerBound(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, bound: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, bound: Tensor, factor: float) -> Tensor:
         ctx.save_for_backward(x, bound)
+        ctx.factor = factor
         return torch.maximum(x, bound)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
         x, bound = ctx.saved_tensors
         # below the bound only a descent step that leads back up may pass
-        return gradient * ((x >= bound) | (gradient < 0)), None
+        return gradient * ctx.factor * ((x >= bound) | (gradient < 0)), None, None
 
 
 _recomputing = False
@@ -103,9 +104,12 @@ class _Stateful(nn.Module):
         getattr(self, f"raw_{name}").copy_(value)
         getattr(self, f"{name}_floor").copy_(value * _SMALLEST_PART)
 
-    def bounded(self, name: str) -> Tensor:
-        """The current value of a quantity declared with ``positive``, above zero and differentiable."""
-        return _LowerBound.apply(getattr(self, f"raw_{name}"), getattr(self, f"{name}_floor"))
+    def bounded(self, name: str, gradient_scale: float = 1.0) -> Tensor:
+        """The current value of a quantity declared with ``positive``, above zero and differentiable.
+
+        gradient_scale: what its gradient is multiplied with (LSQ, arXiv 1902.08153, section 2.2).
+        """
+        return _LowerBound.apply(getattr(self, f"raw_{name}"), getattr(self, f"{name}_floor"), gradient_scale)
 
     def lr_factor(self, name: str) -> float:
         """Learning rate of a parameter of this quantizer, as a factor of that of all quantizers."""

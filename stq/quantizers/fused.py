@@ -1,9 +1,9 @@
 """Elementwise functions of the quantizers as one kernel each, forward and backward, where a compiler is at hand.
 
 A method writes such a function in a few lines of torch, with the gradients of its paper, and decorates it with
-``fused``. As it stands it runs operation by operation. After ``set_kernels("compiled")`` it is compiled
-(``torch.compile``: C++ on a processor, Triton on a GPU), and so is its backward pass, which computes everything again
-from the inputs: nothing but those is kept.
+``fused``. As it stands it runs operation by operation. After ``set_kernels("compiled")`` it is compiled (on a processor
+to C, see ``native``; elsewhere by ``torch.compile``), and so is its backward pass, which computes everything again from
+the inputs: nothing but those is kept.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import record
+from . import native, record
 
 KERNELS = ("plain", "lean", "compiled")
 _VARIANTS = 64  # of a kernel: types, ranks, bit widths
@@ -26,8 +26,9 @@ def set_kernels(mode: str) -> None:
     """How quantized layers compute in training, in this process.
 
     "plain": as any torch module. "lean": in the memory of a float layer; what the quantizers make is computed again in
-    the backward pass, with the same results bit by bit. "compiled": lean, with the quantizers' functions compiled (some
-    seconds at the first step); results differ by roundings. Raises ValueError for another mode.
+    the backward pass, with the same results bit by bit. "compiled": lean, with the quantizers' functions compiled (a
+    second at the first step, more on a GPU); sums differ by roundings. Where there is no compiler this is lean.
+    Raises ValueError for another mode.
     """
     global _mode
     if mode not in KERNELS:
@@ -41,17 +42,23 @@ def kernels() -> str:
 
 
 class Kernel:
-    """A pure function of tensors and numbers, the first a tensor; the result has its shape, or a smaller one."""
+    """A pure function of tensors and numbers, the first a tensor x; each element of the result is of one element of x.
 
-    def __init__(self, function: Callable[..., Tensor]):
-        self.function = function
+    mean: the result is the mean of that over all axes but the first two, so of shape (N, C).
+    """
+
+    def __init__(self, function: Callable[..., Tensor], mean: bool = False):
+        self.elementwise, self.mean = function, mean
         update_wrapper(self, function)
+
+    def function(self, *arguments: Any) -> Tensor:
+        """As written, operation by operation."""
+        result = self.elementwise(*arguments)
+        return result.flatten(2).mean(-1) if self.mean else result
 
     def __call__(self, *arguments: Any) -> Tensor:
         """Differentiable."""
-        if not runs_compiled():
-            return self.function(*arguments)
-        return _Fused.apply(self, *arguments)
+        return _Fused.apply(self, *arguments) if runs_compiled() else self.function(*arguments)
 
     def recomputed(self, *arguments: Any) -> Tensor:
         """Differentiable, and nothing but the arguments is kept for that, compiled or not."""
@@ -61,24 +68,41 @@ class Kernel:
         """Without autograd."""
         if not runs_compiled():
             return self.function(*arguments)
-        given, like = _flat(arguments)
-        return _shaped(self._forward(*given), like)
+        if arguments[0].device.type == "cpu":
+            found = native.value(self.elementwise, arguments, self.mean)
+            return self.function(*arguments) if found is None else found
+        return self._forward(*arguments)
 
-    def gradients(self, gradient: Tensor, wanted: Sequence[int], *arguments: Any) -> list[Tensor]:
-        """The gradients of the arguments at the places ``wanted``, of ``gradient`` for the result."""
+    def gradients(self, gradient: Tensor, wanted: Sequence[int], arguments: Sequence[Any], spent=False) -> list[Tensor]:
+        """The gradients of the arguments at the places ``wanted``, of ``gradient`` for the result.
+
+        spent: what holds ``gradient`` is nobody else's any more, and may be overwritten.
+        """
         if not wanted:
             return []
-        if not runs_compiled():
-            return self._by_autograd(gradient, wanted, arguments)
-        given, like = _flat(arguments)
-        if like is not None:
-            gradient = _flattened(gradient.contiguous(memory_format=_format(like)))
-        record.for_functions = True
-        try:
-            found = self._backward(gradient, tuple(wanted), *given)
-        finally:
-            record.for_functions = False
-        return [_shaped(value, like) if place == 0 else value for place, value in zip(wanted, found, strict=True)]
+        found = None
+        if runs_compiled() and gradient.device.type == "cpu":
+            x = arguments[0]
+            whole = self._of_elements(gradient, x) if self.mean else gradient
+            found = native.gradients(self.elementwise, whole, wanted, arguments, spent)
+        elif runs_compiled():
+            record.for_functions = True
+            try:
+                found = list(self._backward(gradient, tuple(wanted), *arguments))
+            finally:
+                record.for_functions = False
+        return self._by_autograd(gradient, wanted, arguments) if found is None else found
+
+    def derivative(self, place: int, arguments: Sequence[Any]) -> Tensor | None:
+        """The gradient of each element of the result to the one number at ``place``; None where it takes a loop."""
+        if not runs_compiled() or self.mean:
+            return None
+        return native.derivative(self.elementwise, place, arguments)
+
+    @staticmethod
+    def _of_elements(gradient: Tensor, x: Tensor) -> Tensor:
+        positions = x.shape[2:].numel()
+        return (gradient / positions).reshape(*gradient.shape, *(1,) * (x.dim() - 2)).expand_as(x)
 
     def _by_autograd(self, gradient: Tensor, wanted: Sequence[int], arguments: Sequence[Any]) -> list[Tensor]:
         given = list(arguments)
@@ -108,6 +132,11 @@ class Kernel:
 
 
 fused = Kernel  # as a decorator
+
+
+def fused_mean(function: Callable[..., Tensor]) -> Kernel:
+    """As ``fused``, for the mean over the positions of what the function gives."""
+    return Kernel(function, mean=True)
 
 
 def runs_compiled() -> bool:
@@ -153,31 +182,8 @@ class _Fused(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         arguments = kept(ctx)
         wanted = [place for place in ctx.places if ctx.needs_input_grad[place + 1]]
-        found = ctx.kernel.gradients(gradient, wanted, *arguments)
+        found = ctx.kernel.gradients(gradient, wanted, arguments)
         results: list[Tensor | None] = [None] * (len(arguments) + 1)
         for place, value in zip(wanted, found, strict=True):
             results[place + 1] = value
         return tuple(results)
-
-
-def _flat(arguments: Sequence[Any]) -> tuple[list[Any], Tensor | None]:
-    """The arguments with the first one in one axis, where all others are single numbers: one kernel for all ranks."""
-    first, *others = arguments
-    single = all(value.dim() == 0 for value in others if isinstance(value, Tensor))
-    if single and first.dim() > 1 and first.is_contiguous(memory_format=_format(first)):
-        return [_flattened(first), *others], first
-    return list(arguments), None
-
-
-def _format(x: Tensor) -> torch.memory_format:
-    if x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last):
-        return torch.channels_last
-    return torch.contiguous_format
-
-
-def _flattened(x: Tensor) -> Tensor:
-    return x.detach().as_strided((x.numel(),), (1,), x.storage_offset())
-
-
-def _shaped(result: Tensor, like: Tensor | None) -> Tensor:
-    return result if like is None or result.dim() == 0 else result.as_strided(like.shape, like.stride())

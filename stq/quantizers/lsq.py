@@ -12,7 +12,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from .base import ActivationQuantizer, WeightQuantizer, scale_gradient, sign_ste, smallest_error
+from .base import ActivationQuantizer, WeightQuantizer, sign_ste, smallest_error
 from .fused import Kernel, fused
 from .record import ActivationRecord, clip, round_ste
 from .registry import register_quantizer, register_weight_quantizer
@@ -75,7 +75,7 @@ class LSQActivation(ActivationQuantizer):
 
     def step(self, x: Tensor) -> Tensor:
         """The step, shape (), with its gradient scaled."""
-        return scale_gradient(self.bounded("step"), self.gradient_scale(x))
+        return self.bounded("step", self.gradient_scale(x))
 
     def kernel(self, x: Tensor) -> tuple[Kernel, tuple]:
         """``s * round(clip(x / s))``."""
@@ -117,8 +117,8 @@ class _LearnedStepWeight(WeightQuantizer):
 
     def step(self, weight: Tensor) -> Tensor:
         """The step, with its gradient scaled by 1 / sqrt(weights that share it * Qp); it broadcasts over the weight."""
-        step = self.bounded("step")
-        step = scale_gradient(step, 1 / math.sqrt(weight.numel() / step.numel() * self.high))
+        sharing = weight.numel() / self.raw_step.numel()
+        step = self.bounded("step", 1 / math.sqrt(sharing * self.high))
         return step.reshape(-1, *(1,) * (weight.dim() - 1)) if self.per_channel else step
 
     def encode(self, weight: Tensor) -> tuple[Tensor, Tensor]:

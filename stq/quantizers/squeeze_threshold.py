@@ -31,8 +31,8 @@ import torch
 from torch import Tensor, nn
 
 from .attention import SQUEEZES, Attention, Standardize, batch_mean, is_distributed
-from .base import is_recomputing, scale_gradient, sign_ste
-from .fused import Kernel, fused
+from .base import is_recomputing, sign_ste
+from .fused import Kernel, fused, fused_mean
 from .lsq import LSQActivation
 from .record import ActivationRecord, clip, round_ste
 from .registry import register_quantizer
@@ -47,10 +47,10 @@ def rounded_at_thresholds(
     return step * (sign_ste(v) if binary else round_ste(clip(v, low, high)))
 
 
-@fused
+@fused_mean
 def mean_of_clipped(x: Tensor, ratio: Tensor, low: int, high: int) -> Tensor:
     """The mean over all positions of ``clip(g x / s)``, (N, C) of (N, C, ...)."""
-    return clip(ratio * x, low, high).flatten(2).mean(-1)
+    return clip(ratio * x, low, high)
 
 
 @register_quantizer("double_st", weights="lsq")
@@ -201,7 +201,7 @@ class DoubleStageST(LSQActivation):
         """Integer code of v, in steps."""
         if not self.intervals or self.binary:
             return self.round(v)
-        widths = scale_gradient(self.bounded("widths"), self.gradient_scale(v))
+        widths = self.bounded("widths", self.gradient_scale(v))
         begins = self.low + widths.cumsum(0) - widths
         parts = [clip((v - begin) / width, 0, 1) for begin, width in zip(begins, widths, strict=True)]
         return round_ste(sum(parts)) + self.low

@@ -25,6 +25,7 @@ from ..results.runs.identity import Identity, config_of, finished_result, read_i
 from ..results.runs.result_file import write_result
 from ..storage.durable_files import storage_failure, write_text_durably
 from ..storage.run_lock import run_lock
+from .allocator import keep_freed_memory
 from .build import add_quantizers, build_data, identity_of, is_quantized, own_bits, own_layers, plain
 from .callbacks.monitor import write_codes
 from .checkpoints import BEST, checkpoint_to_resume, forget_the_ones_before, read_checkpoint, save_state
@@ -131,6 +132,7 @@ def _train(cfg: DictConfig, data: pl.LightningDataModule, folder: Path) -> dict[
         own = own_layers(model, cfg)
         _calibrate_or_restore(model, start, data)
     set_kernels(cfg.get("kernels") or "plain")
+    keep_freed_memory()
     if cfg.compile:
         torch.compiler.reset()  # what earlier jobs of this process compiled would count against its limit
     optimization = (plain(cfg[section]) for section in ("optimizer", "scheduler", "loss"))
