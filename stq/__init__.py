@@ -22,8 +22,11 @@ _HOMES = {
     # the registries, and what a quantizer of one's own is made of
     "list_quantizers": "quantizers",
     "list_weight_quantizers": "quantizers",
+    "list_gates": "quantizers",
     "register_quantizer": "quantizers",
     "register_weight_quantizer": "quantizers",
+    "register_gate": "quantizers",
+    "Gate": "quantizers",
     "ActivationQuantizer": "quantizers",
     "ActivationRecord": "quantizers",
     "WeightQuantizer": "quantizers",

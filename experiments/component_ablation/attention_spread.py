@@ -24,7 +24,7 @@ def spread(run: Path) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
     found: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     for path, layer in stq.quantized_layers(model.cpu().eval()):
         quantizer = layer.input_quantizer
-        if getattr(quantizer, "range_attention", None) is None or quantizer.threshold_attention is None:
+        if getattr(quantizer, "range_gate", None) is None or quantizer.threshold_gate is None:
             continue
         quantizer.inference = "dynamic"  # also where attention was frozen: what it would have said
         quantizer.register_forward_pre_hook(lambda q, x, path=path: found.update({path: q.attend(x[0])}))

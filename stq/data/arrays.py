@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -39,10 +40,10 @@ class CropAndFlip:
         if self.flip:
             images = torch.where(mirrored.reshape(-1, 1, 1, 1), images.flip(-1), images)
         if self.padding:
-            rows = places[:, :1] + torch.arange(height)
-            columns = places[:, 1:] + torch.arange(width)
+            rows = places[:, :1] + torch.arange(height, device=images.device)
+            columns = places[:, 1:] + torch.arange(width, device=images.device)
             padded = F.pad(images, [self.padding] * 4).movedim(1, -1)
-            index = torch.arange(count).reshape(-1, 1, 1), rows.unsqueeze(2), columns.unsqueeze(1)
+            index = torch.arange(count, device=images.device).reshape(-1, 1, 1), rows.unsqueeze(2), columns.unsqueeze(1)
             images = padded[index].movedim(-1, 1)
         return images
 
@@ -54,10 +55,16 @@ class ArrayDataset(Dataset):
         self.images, self.labels, self.augment = images, labels, augment
         self.begin_epoch(0)
 
+    def to(self, device: torch.device) -> None:
+        """Live there: batches are cut, cropped and mirrored there too, as they are drawn on the processor."""
+        self.images, self.labels = self.images.to(device), self.labels.to(device)
+        self.begin_epoch(0)
+
     def begin_epoch(self, seed: int) -> None:
-        """Draw the augmentation of an epoch."""
+        """Draw the augmentation of an epoch: on the processor, so that it is the same wherever the images are."""
         if self.augment is not None:
-            self._drawn = self.augment.draw(len(self), torch.Generator().manual_seed(seed))
+            drawn = self.augment.draw(len(self), torch.Generator().manual_seed(seed))
+            self._drawn = [values.to(self.images.device) for values in drawn]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -67,10 +74,11 @@ class ArrayDataset(Dataset):
         return images[0], labels[0]
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        images = self.images[indices]
+        places = torch.tensor(indices).to(self.images.device)
+        images = self.images[places]
         if self.augment is not None:
-            images = self.augment(images, *(drawn[indices] for drawn in self._drawn))
-        return images, self.labels[indices]
+            images = self.augment(images, *(drawn[places] for drawn in self._drawn))
+        return images, self.labels[places]
 
 
 class ArrayDataModule(pl.LightningDataModule):
@@ -81,7 +89,9 @@ class ArrayDataModule(pl.LightningDataModule):
     image_size: pixels to which images are resized once, or None. crop_padding, flip: random crop after zero padding
     and horizontal flip, in training. val_fraction: part of the training images held out to select the checkpoint (not
     used where the source has a validation set); the split depends on split_seed only, so all runs share it.
-    batch_size: over all processes of a run. Images are normalised with the mean and deviation of the training images.
+    batch_size: over all processes of a run. on_device: whether all images live where the network is trained, as uint8,
+    and are augmented there, with the same numbers: True, False, or "auto" (on GPUs). Images are normalised with mean
+    and deviation of the training images.
     """
 
     def __init__(
@@ -98,8 +108,11 @@ class ArrayDataModule(pl.LightningDataModule):
         eval_batch_size: int = 500,
         workers: int = 0,
         label: str | None = None,
+        on_device: bool | str = "auto",
     ):
         super().__init__()
+        if on_device not in (True, False, "auto"):
+            raise InputError(f"data.on_device={on_device} is not true, false or auto")
         if not 0 < val_fraction < 1:
             raise InputError(f"data.val_fraction={val_fraction} must be between 0 and 1")
         self.name = label or (Path(path).stem if name == "npz" and path is not None else name)  # npz names no data
@@ -107,6 +120,7 @@ class ArrayDataModule(pl.LightningDataModule):
         self.fingerprint = arrays_fingerprint([source.train, source.val, source.test])
         self.known = source.known or KNOWN_ARRAYS.get(self.fingerprint)
         self.batch_size, self.eval_batch_size, self.workers = batch_size, eval_batch_size, workers
+        self.on_device = on_device
         train, val, test = _split(source, val_fraction, split_seed)
         if batch_size > len(train[1]):
             raise InputError(f"data.batch_size={batch_size} is more than the {len(train[1])} training images")
@@ -122,14 +136,36 @@ class ArrayDataModule(pl.LightningDataModule):
         self.num_classes = int(max(labels.max() for _, labels in (train, val, test))) + 1
         pixels = train[0].transpose(0, 1).reshape(self.in_chans, -1).double() / 255
         self.mean, self.std = pixels.mean(1).tolist(), pixels.std(1).clamp_min(1e-3).tolist()
+        self._values = self._normalised(torch.arange(256).expand(self.in_chans, 1, 256))  # of every pixel there can be
         self.train_set = ArrayDataset(*train, CropAndFlip(crop_padding, flip))
         self.val_set, self.test_set = ArrayDataset(*val), ArrayDataset(*test)
 
     def collate(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """uint8 images as a normalised float32 batch (N, C, H, W), with their labels (N,)."""
         images, labels = batch
+        if images.device.type == "cpu":
+            return self._normalised(images), labels
+        # looked up, for another device divides otherwise
+        self._values = self._values.to(images.device)
+        channels = torch.arange(self.in_chans, device=images.device).reshape(-1, 1, 1)
+        return self._values[channels, 0, images.long()], labels
+
+    def _normalised(self, images: Tensor) -> Tensor:
         mean, std = (torch.tensor(v).reshape(-1, 1, 1) for v in (self.mean, self.std))
-        return (images.float() / 255 - mean) / std, labels
+        return (images.float() / 255 - mean) / std
+
+    def setup(self, stage: str) -> None:
+        """Bring the images to the device of a trainer, where they are wanted there."""
+        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+        if self.on_device is True or (self.on_device == "auto" and device.type != "cpu"):
+            for data in (self.train_set, self.val_set, self.test_set):
+                data.to(device)
+
+    def _loading(self) -> dict[str, Any]:
+        """Workers would copy what lives on a device; from memory, pages that stay in place are copied faster."""
+        if self.train_set.images.device.type != "cpu":
+            return {"num_workers": 0, "collate_fn": self.collate}
+        return {"num_workers": self.workers, "collate_fn": self.collate, "pin_memory": torch.cuda.is_available()}
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled, augmented; each process gets its share of batch_size."""
@@ -137,8 +173,7 @@ class ArrayDataModule(pl.LightningDataModule):
             self.train_set,
             self.batch_size,
             self.trainer,
-            num_workers=self.workers,
-            collate_fn=self.collate,
+            **self._loading(),
         )
 
     def val_dataloader(self) -> DataLoader:
@@ -151,10 +186,10 @@ class ArrayDataModule(pl.LightningDataModule):
 
     def calibration_batch(self, size: int = 256) -> Tensor:
         """The first training images without augmentation, the same in every process and run, (size, C, H, W)."""
-        return self.collate((self.train_set.images[:size], self.train_set.labels[:size]))[0]
+        return self.collate((self.train_set.images[:size], self.train_set.labels[:size]))[0].cpu()
 
     def _evaluation_loader(self, data: ArrayDataset) -> DataLoader:
-        return DataLoader(data, self.eval_batch_size, num_workers=self.workers, collate_fn=self.collate)
+        return DataLoader(data, self.eval_batch_size, **self._loading())
 
 
 def _split(source: Arrays, fraction: float, seed: int) -> tuple:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 from ..errors import InputError
 from ..storage.content_hash import digest
 from .fingerprint import folder_fingerprint, is_imagenet
-from .loaders import training_loader
+from .loaders import cores, training_loader
 
 
 class TimmDataModule(pl.LightningDataModule):
@@ -24,7 +24,8 @@ class TimmDataModule(pl.LightningDataModule):
     train_split, val_split, test_split: split names; val_split None holds val_fraction of the training images out by
     split_seed (impossible for streams: name one). image_size: pixels. transforms: further arguments of
     ``timm.data.create_transform`` in training (auto_augment, re_prob, scale, ...). num_classes: None to count the
-    folders. Raises InputError for a missing folder.
+    folders. workers: processes that load; None takes as many as there are cores (what is drawn depends on the number).
+    Raises InputError for a missing folder.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class TimmDataModule(pl.LightningDataModule):
         split_seed: int = 0,
         batch_size: int = 256,
         eval_batch_size: int = 256,
-        workers: int = 8,
+        workers: int | None = 8,
         crop_pct: float = 0.875,
         interpolation: str = "bilinear",
         transforms: dict[str, Any] | None = None,
@@ -53,7 +54,11 @@ class TimmDataModule(pl.LightningDataModule):
         if not streamed and (path is None or not Path(path).is_dir()):
             raise InputError(f"data.path={path} is not a folder: it must hold 'train' and 'val' with a folder a class")
         self.image_size, self.in_chans = image_size, len(mean)
-        self.batch_size, self.eval_batch_size, self.workers = batch_size, eval_batch_size, workers
+        self.batch_size, self.eval_batch_size, self.workers = (
+            batch_size,
+            eval_batch_size,
+            cores() if workers is None else workers,
+        )
         common = {"interpolation": interpolation, "mean": tuple(mean), "std": tuple(std)}
         self._training = create_transform(image_size, is_training=True, **common, **(transforms or {}))
         self._evaluation = create_transform(image_size, is_training=False, crop_pct=crop_pct, **common)

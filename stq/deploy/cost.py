@@ -100,7 +100,7 @@ def model_size(model: nn.Module) -> SizeReport:
     counted: set[int] = set()
     for _, layer in quantized_layers(model):
         if (quantizer := input_quantizer(layer)) is not None:
-            size += _FLOAT_BYTES * _record_elements(quantizer)
+            size += int(_FLOAT_BYTES * _record_elements(quantizer))
         if (quantizer := weight_quantizer(layer)) is not None and id(weight := float_weight(layer)) not in counted:
             counted.add(id(weight))
             record = quantizer.record(received_weight(layer).detach())
@@ -147,12 +147,13 @@ def _network_tensors(model: nn.Module, buffers: bool = True) -> Iterator[Tensor]
             yield from (b for b in module.buffers(recurse=False) if b.is_floating_point())
 
 
-def _record_elements(quantizer: ActivationQuantizer) -> int:
+def _record_elements(quantizer: ActivationQuantizer) -> float:
     try:
         record = quantizer.record()
     except ValueError:
         return sum(t.numel() for t in (*quantizer.parameters(), *quantizer.buffers()) if t.is_floating_point())
-    return sum(t.numel() for t in (record.gain, record.shift, record.scale, record.offset))
+    kept = 0 if record.gate is None else record.gate.stored_bytes / _FLOAT_BYTES
+    return kept + sum(t.numel() for t in (record.gain, record.shift, record.scale, record.offset))
 
 
 def _layer_costs(model: nn.Module, input_size: Sequence[int]) -> tuple[tuple[LayerCost, ...], int]:

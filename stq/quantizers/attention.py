@@ -1,7 +1,7 @@
-"""The attention block of Squeeze-and-Threshold: what it squeezes, how that is standardized, and means over samples.
+"""What the attention of Squeeze-and-Threshold sees: the squeezed input, standardized, and means over samples.
 
-Channels squeezed to one number each, then two small linear layers, as in Squeeze-and-Excitation (arXiv 1709.01507);
-see ``squeeze_threshold`` for what becomes of their output.
+Channels are squeezed to one number each, as in Squeeze-and-Excitation (arXiv 1709.01507); see ``gates`` for what is
+made of them, and ``squeeze_threshold`` for what becomes of that.
 """
 
 from __future__ import annotations
@@ -75,17 +75,3 @@ class Standardize(nn.Module):
                 self.mean.lerp_(mean.to(self.mean.dtype), weight)
                 self.variance.lerp_(batch_mean((z - mean).square()).to(self.variance.dtype), weight)
         return ((z - self.mean) / (self.variance + 1e-10).sqrt()).clamp(-3, 3).to(z.dtype)
-
-
-class Attention(nn.Sequential):
-    """Linear(C, h) -> ReLU -> Linear(h, C) with h = max(C / reduction, 8); its output is zero at the start."""
-
-    def __init__(self, channels: int, reduction: int):
-        hidden = max(channels // reduction, 8)
-        super().__init__(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
-        nn.init.zeros_(self[-1].weight)
-        nn.init.zeros_(self[-1].bias)
-
-    def forward(self, z: Tensor) -> Tensor:
-        """In the precision of the weights, which is not that of z where the whole model was cast to half."""
-        return super().forward(z.to(self[0].weight.dtype)).to(z.dtype)

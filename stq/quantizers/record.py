@@ -6,7 +6,7 @@ nothing else, so a new quantizer is deployable as soon as it can fill one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +71,8 @@ class ActivationRecord:
     channel_axis: where the channels of the input are, counted from the end: -3 for (N, C, H, W), -1 for (..., C).
     levels: for methods whose thresholds are no even ladder (N2UQ, arXiv 2111.14826): shape (C or 1, high - low),
     ascending, in units of the input; the code is ``low`` + how many of its channel's are at most x, whatever gain and
-    shift say. gate: for methods whose gain or shift depends on the input; no format carries one yet.
+    shift say. gate: for methods whose gain or shift depends on the input (``kept_gates``): a module that maps x to what
+    is encoded in its place.
     """
 
     bits: int
@@ -86,6 +87,8 @@ class ActivationRecord:
     gate: nn.Module | None = None
 
     def _code(self, x: Tensor) -> Tensor:
+        if self.gate is not None:
+            x = self.gate(x)
         if self.levels is not None:
             return self._compared(x)
         gain = along_channels(self.gain, x, self.channel_axis)
@@ -125,10 +128,19 @@ class ActivationRecord:
                 return gain, round(ratio)
         return None
 
+    def on_average(self) -> ActivationRecord:
+        """Without the gate: gain and shift as they are on average over the inputs."""
+        if self.gate is None:
+            return self
+        gain, shift = self.gain * self.gate.mean_gain, self.shift + self.gate.mean_shift
+        return replace(self, gain=gain, shift=shift, gate=None)
+
     def thresholds(self) -> Tensor:
         """The inputs at which the code steps up, shape (C or 1, high - low), ascending: comparators of the layer."""
         if self.levels is not None:
             return self.levels
+        if self.gate is not None:
+            return self.on_average().thresholds()
         levels = torch.arange(self.low + 1, self.high + 1, device=self.gain.device, dtype=self.gain.dtype)
         return (levels - 0.5 + self.shift.reshape(-1, 1)) / self.gain.reshape(-1, 1)
 

@@ -52,6 +52,7 @@ class _Table:
 
 _methods = _Table("quantizer")
 _weights = _Table("weight quantizer")
+_gates = _Table("gate")
 
 
 @cache
@@ -87,6 +88,21 @@ def register_weight_quantizer(name: str) -> Callable[[type], type]:
     return decorate
 
 
+def register_gate(name: str) -> Callable[[type], type]:
+    """Class decorator: make a ``Gate`` available as ``name`` to double-stage ST. Raises ValueError if it is taken."""
+
+    def decorate(cls: type) -> type:
+        _gates.add(name, cls)
+        return cls
+
+    return decorate
+
+
+def list_gates(pattern: str = "*") -> list[str]:
+    """Names of the registered gates that match a wildcard; ``none`` leaves a stage out."""
+    return sorted({*_gates.names(pattern), *fnmatch.filter(["none"], pattern)})
+
+
 def list_quantizers(pattern: str = "*") -> list[str]:
     """Names of the registered methods that match a wildcard, for instance ``"*st"``."""
     return _methods.names(pattern)
@@ -105,6 +121,11 @@ def get_method(name: str) -> Method:
 def get_weight_quantizer(name: str) -> Callable[..., WeightQuantizer]:
     """The weight quantizer of that name; raises ValueError that names the nearest one if there is none."""
     return _weights.get(name)
+
+
+def get_gate(name: str) -> Callable | None:
+    """The gate of that name, None for ``none``; raises ValueError that names the nearest one if there is none."""
+    return None if name == "none" else _gates.get(name)
 
 
 _methods.add("none", Method("none", None, "lsq"))

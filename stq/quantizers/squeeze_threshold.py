@@ -5,8 +5,8 @@ DOI 10.1142/S0129065722500514). Published: the block is inserted before the conv
 activations, stage two learns the thresholds, and thresholds for inference are learned by momentum. The equations here
 are our reconstruction, for the papers' layer sizes and activation functions are not available to us:
 
-    v = g * x / s          g = 2 sigmoid(MLP1(z1)),  z1 = squeeze(x) over the mean of its magnitude   stage 1, range
-    q = round(clip(v - t)) t = t_max tanh(MLP2(z2)), z2 = squeeze(clip(v)) / L                        stage 2, threshold
+    v = g * x / s          g = 2 sigmoid(gate1(z1)), z1 = squeeze(x) over the mean of its magnitude   stage 1, range
+    q = round(clip(v - t)) t = t_max tanh(gate2(z2)), z2 = squeeze(clip(v)) / L                       stage 2, threshold
     y = s * q              the step s is learned as in LSQ; at the start g = 1 and t = 0, which is LSQ
                            (for signed inputs too, so s starts and learns with LSQ's Qp = 2^(k-1) - 1, not with L)
 
@@ -17,25 +17,35 @@ steps, 1 at the start), shared by the channels: ``q = low + round(sum_i clip((v 
 ``b_i = low + a_1 + ... + a_{i-1}``. The output levels stay uniform, the thresholds do not; so does N2UQ (arXiv
 2111.14826), from which the gradient through the segments is taken too.
 
+A gate is two small linear layers (``mlp``), or one of those in ``gates`` that cost less. Each stage is frozen (g and t
+are their running means at inference) or kept (they follow the input there too, see ``kept_gates``); both are our
+readings. Removal at inference is published for the single stage.
+
 Found on small networks (experiments/component_ablation): frozen, the block does what learned constants do. Attention
-that stays ("dynamic") pays where it sees standardized statistics and learns faster than the step, at 8 bits as much as
-at 3; without that its outputs hardly differ from one image to the next.
+that stays pays where it sees standardized statistics and learns faster than the step, at 8 bits as much as at 3;
+without that its outputs hardly differ from one image to the next.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from .attention import SQUEEZES, Attention, Standardize, batch_mean, is_distributed
+from .attention import SQUEEZES, Standardize, batch_mean, is_distributed
 from .base import is_recomputing, sign_ste
 from .fused import Kernel, fused, fused_mean
+from .gates import Gate
+from .kept_gates import KeptGates, StoredGate, per_sample, positions, relative
 from .lsq import LSQActivation
 from .record import ActivationRecord, clip, round_ste
-from .registry import register_quantizer
+from .registry import get_gate, register_quantizer
+
+# what stays at inference: stage one, stage two
+INFERENCE = {"static": (False, False), "range": (True, False), "dynamic": (True, True)}
 
 
 @fused
@@ -57,20 +67,26 @@ def mean_of_clipped(x: Tensor, ratio: Tensor, low: int, high: int) -> Tensor:
 class DoubleStageST(LSQActivation):
     """Double-stage ST: attention sets a range gain g and a threshold shift t for each channel.
 
-    reduction: channels over hidden units of each attention block. momentum: of the running means of g and t.
+    range_gate, threshold_gate: the gate of each stage, see ``stq.list_gates()``; "none" leaves the stage out. reduction
+    (of "mlp"): channels over hidden units. rank (of "low_rank"), kernel_size (of "eca"): as their names say.
+    momentum: of the running means of g and t.
     t_max: largest threshold shift, in codes. anneal: part of training over which per-sample g and t turn into their
     batch means (0: per sample throughout). squeeze: statistic over the positions (``SQUEEZES``). standardize: give the
     attention how far that statistic is from its mean over the samples, in standard deviations. attention_lr_factor:
-    learning rate of the attention as a factor of that of the step. inference: "static" evaluates with the running
-    means, "dynamic" with the attention, which is an ablation and has no static record.
-    range_stage, threshold_stage: whether stage one and stage two are there. intervals: learn the widths of the
+    learning rate of the gates as a factor of that of the step. inference: "static" freezes both stages (evaluation has
+    the running means), "range" keeps stage one, "dynamic" keeps both; frozen stages alone are annealed.
+    range_stage, threshold_stage: False is another word for the gate "none". intervals: learn the widths of the
     intervals as well, which has no static record yet.
     """
 
     def __init__(
         self,
         *args,
+        range_gate: str = "mlp",
+        threshold_gate: str = "mlp",
         reduction: int = 4,
+        rank: int = 4,
+        kernel_size: int = 5,
         momentum: float = 0.02,
         t_max: float = 1.0,
         anneal: float = 0.7,
@@ -84,14 +100,15 @@ class DoubleStageST(LSQActivation):
         **common,
     ):
         super().__init__(*args, **common)
-        if inference not in ("static", "dynamic"):
-            raise ValueError(f"inference='{inference}' must be 'static' or 'dynamic'")
+        if inference not in INFERENCE:
+            raise ValueError(f"inference='{inference}' must be one of {', '.join(INFERENCE)}")
         if squeeze not in SQUEEZES:
             raise ValueError(f"squeeze='{squeeze}' must be one of {', '.join(SQUEEZES)}")
         if not 0 < momentum <= 1:
             raise ValueError(f"momentum={momentum} must be above 0 and at most 1")
-        if reduction < 1:
-            raise ValueError(f"reduction={reduction} must be 1 or more")
+        for name, value in (("reduction", reduction), ("rank", rank), ("kernel_size", kernel_size)):
+            if value < 1:
+                raise ValueError(f"{name}={value} must be 1 or more")
         if not 0 <= anneal <= 1:
             raise ValueError(f"anneal={anneal} must be a part of training, from 0 to 1")
         for name, value in (("t_max", t_max), ("attention_lr_factor", attention_lr_factor)):
@@ -99,11 +116,18 @@ class DoubleStageST(LSQActivation):
                 raise ValueError(f"{name}={value} must be 0 or more")
         self.momentum, self.t_max, self.anneal, self.inference = momentum, t_max, anneal, inference
         self.squeeze, self.attention_lr_factor = squeeze, attention_lr_factor
-        self.range_attention = Attention(self.channels, reduction) if range_stage else None
-        self.threshold_attention = Attention(self.channels, reduction) if threshold_stage else None
+        known = {"mlp": {"reduction": reduction}, "low_rank": {"rank": rank}, "eca": {"kernel_size": kernel_size}}
+        self.range_gate, self.threshold_gate = (
+            build(self.channels, **known.get(name, {})) if there and (build := get_gate(name)) is not None else None
+            for name, there in ((range_gate, range_stage), (threshold_gate, threshold_stage))
+        )
         self.range_standard, self.threshold_standard = (
-            Standardize(self.channels, momentum) if standardize and stage else nn.Identity()
-            for stage in (range_stage, threshold_stage)
+            Standardize(self.channels, momentum) if _standardized(gate, standardize) else nn.Identity()
+            for gate in (self.range_gate, self.threshold_gate)
+        )
+        self.keeps_range, self.keeps_threshold = (
+            kept and gate is not None
+            for kept, gate in zip(INFERENCE[inference], (self.range_gate, self.threshold_gate), strict=True)
         )
         self.intervals = intervals
         if intervals:
@@ -119,8 +143,8 @@ class DoubleStageST(LSQActivation):
         return not is_distributed()
 
     def lr_factor(self, name: str) -> float:
-        """Steps learn at their own rate, attention at ``attention_lr_factor`` times that."""
-        return self.attention_lr_factor if "attention" in name else 1.0
+        """Steps learn at their own rate, gates at ``attention_lr_factor`` times that."""
+        return self.attention_lr_factor if "gate" in name else 1.0
 
     def set_progress(self, fraction: float) -> None:
         """Anneal: the share of the batch mean goes linearly from 0 to 1 over the first ``anneal`` of training."""
@@ -141,7 +165,8 @@ class DoubleStageST(LSQActivation):
         return super().train(mode)
 
     def _was_never_told(self) -> bool:
-        if self._told or self.anneal == 0 or self.inference != "static" or bool(self.mix):
+        frozen = (self.range_gate and not self.keeps_range) or (self.threshold_gate and not self.keeps_threshold)
+        if self._told or self.anneal == 0 or not frozen or bool(self.mix):
             return False
         return bool((self.running_gain != 1).any() or (self.running_threshold != 0).any())
 
@@ -150,18 +175,16 @@ class DoubleStageST(LSQActivation):
         if self.intervals:
             return None
         step = self.step(x)
-        ratio = self._per_sample(self._annealed(self._gain(x), self.running_gain) / step, x)
-        shift = self._annealed(self._threshold_of(x, ratio), self.running_threshold)
+        ratio = self._per_sample(self._annealed_gain(self._gain(x)) / step, x)
+        shift = self._annealed_threshold(self._threshold_of(x, ratio))
         return rounded_at_thresholds, (ratio, self._per_sample(shift, x), step, self.low, self.high, self.binary)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """``kernel``, or for learned intervals the same operation by operation."""
         if not self.intervals:
             return super().fake_quantize(x)
-        gain = self._annealed(self._gain(x), self.running_gain)
-        return self._quantize(
-            x, self.step(x), gain, lambda v: self._annealed(self._threshold(v), self.running_threshold)
-        )
+        gain = self._annealed_gain(self._gain(x))
+        return self._quantize(x, self.step(x), gain, lambda v: self._annealed_threshold(self._threshold(v)))
 
     def attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Gain and threshold shift (in codes) that the attention gives an input of the layer, each (N, C).
@@ -172,13 +195,13 @@ class DoubleStageST(LSQActivation):
         return gain, self._threshold(self._in_steps(x, gain, self.bounded("step")))
 
     def evaluate(self, x: Tensor) -> Tensor:
-        """Static evaluation is that of every quantizer; dynamic evaluation keeps the attention."""
-        if self.inference == "dynamic":
-            return self._quantize(x, self.bounded("step"), self._gain(x), self._threshold)
-        if self.intervals:  # no static record
-            gain, threshold = self.running_gain.unsqueeze(0), self.running_threshold.unsqueeze(0)
-            return self._quantize(x, self.bounded("step"), gain, lambda _: threshold)
-        return super().evaluate(x)
+        """As every quantizer's, through the record; learned intervals have none."""
+        if not self.intervals:
+            return super().evaluate(x)
+        gain = self._gain(x) if self.keeps_range else self.running_gain.unsqueeze(0)
+        fixed = self.running_threshold.unsqueeze(0)
+        threshold = self._threshold if self.keeps_threshold else lambda _: fixed
+        return self._quantize(x, self.bounded("step"), gain, threshold)
 
     def _quantize(self, x: Tensor, step: Tensor, gain: Tensor, threshold: Callable[[Tensor], Tensor]) -> Tensor:
         """y of x; gain and ``threshold(v)`` are of shape (samples, C), or (1, C) for all samples."""
@@ -189,13 +212,42 @@ class DoubleStageST(LSQActivation):
         return self._per_sample(gain / step, x) * x
 
     def record(self) -> ActivationRecord:
-        """Gain g/s and shift t from the running means, scale s. Raises ValueError for dynamic or learned intervals."""
-        if self.inference == "dynamic":
-            raise ValueError("inference='dynamic' has no static record: use inference='static' to freeze or export")
+        """Gain g/s and shift t, scale s: the running means, and for stages that stay 1, 0 and the gate before them.
+
+        Raises ValueError for learned intervals.
+        """
         if self.intervals:
             raise ValueError("intervals=True has no static record yet: use intervals=False to freeze or export")
-        step = self.bounded("step")
-        return self.make_record(self.running_gain / step, self.running_threshold, step)
+        step = self.bounded("step").detach()
+        gain = torch.ones_like(self.running_gain) if self.keeps_range else self.running_gain
+        shift = torch.zeros_like(self.running_threshold) if self.keeps_threshold else self.running_threshold
+        if not (self.keeps_range or self.keeps_threshold):
+            return self.make_record(gain / step, shift, step)
+        gates = KeptGates(
+            self._stored("range") if self.keeps_range else None,
+            self._stored("threshold") if self.keeps_threshold else None,
+            gain / step,
+            self.low,
+            self.high,
+            self.levels,
+            self.t_max,
+            self.channel_axis,
+            self.running_gain if self.keeps_range else torch.ones_like(gain),
+            self.running_threshold if self.keeps_threshold else torch.zeros_like(shift),
+        )
+        return replace(self.make_record(gain / step, shift, step), gate=gates)
+
+    def _stored(self, stage: str) -> StoredGate:
+        gate, standard = getattr(self, f"{stage}_gate"), getattr(self, f"{stage}_standard")
+        return StoredGate(gate, gate.squeeze or self.squeeze, standard)
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:
+        """Checkpoints from before there was a choice of gates call the two MLPs attention."""
+        for stage in ("range", "threshold"):
+            old = f"{prefix}{stage}_attention."
+            for key in [key for key in state_dict if key.startswith(old)]:
+                state_dict[f"{prefix}{stage}_gate.{key.removeprefix(old)}"] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _code(self, v: Tensor) -> Tensor:
         """Integer code of v, in steps."""
@@ -207,42 +259,55 @@ class DoubleStageST(LSQActivation):
         return round_ste(sum(parts)) + self.low
 
     def _gain(self, x: Tensor) -> Tensor:
-        if self.range_attention is None:
+        if self.range_gate is None:
             return torch.ones_like(self._positions(x)[..., 0])
-        z = SQUEEZES[self.squeeze](self._positions(x))
-        z = z / (z.abs().mean(-1, keepdim=True) + 1e-6)
-        return 2 * torch.sigmoid(self.range_attention(self.range_standard(z)))
+        z = relative(SQUEEZES[self.range_gate.squeeze or self.squeeze](self._positions(x)))
+        return 2 * torch.sigmoid(self.range_gate(self.range_standard(z)))
 
     def _threshold(self, v: Tensor) -> Tensor:
-        if self.threshold_attention is None:
+        if self.threshold_gate is None:
             return torch.zeros_like(self._positions(v)[..., 0])
-        z = SQUEEZES[self.squeeze](self._positions(clip(v, self.low, self.high))) / self.levels
-        return self.t_max * torch.tanh(self.threshold_attention(self.threshold_standard(z)))
+        squeeze = SQUEEZES[self.threshold_gate.squeeze or self.squeeze]
+        return self._shift(squeeze(self._positions(clip(v, self.low, self.high))))
 
     def _threshold_of(self, x: Tensor, ratio: Tensor) -> Tensor:
         """``_threshold`` of ``ratio * x``, which is not kept."""
-        if self.threshold_attention is None:
+        if self.threshold_gate is None:
             return torch.zeros_like(self._positions(x)[..., 0])
-        if self.squeeze != "mean" or x.dim() < 3 or self.channel_axis != 1 - x.dim():
+        is_mean = (self.threshold_gate.squeeze or self.squeeze) == "mean"
+        if not is_mean or x.dim() < 3 or self.channel_axis != 1 - x.dim():
             return self._threshold(ratio * x)
-        z = mean_of_clipped.recomputed(x, ratio, self.low, self.high) / self.levels
-        return self.t_max * torch.tanh(self.threshold_attention(self.threshold_standard(z)))
+        return self._shift(mean_of_clipped.recomputed(x, ratio, self.low, self.high))
 
-    def _annealed(self, value: Tensor, running: Tensor) -> Tensor:
+    def _shift(self, squeezed: Tensor) -> Tensor:
+        z = self.threshold_standard(squeezed / self.levels)
+        return self.t_max * torch.tanh(self.threshold_gate(z))
+
+    def _annealed_gain(self, gain: Tensor) -> Tensor:
+        return self._annealed(gain, self.running_gain, self.keeps_range)
+
+    def _annealed_threshold(self, threshold: Tensor) -> Tensor:
+        return self._annealed(threshold, self.running_threshold, self.keeps_threshold)
+
+    def _annealed(self, value: Tensor, running: Tensor, kept: bool) -> Tensor:
         mean = batch_mean(value)
         if not is_recomputing():
             with torch.no_grad():
                 running.lerp_(mean.to(running.dtype), self.momentum)
-        return value + self.mix * (mean - value)
+        return value if kept else value + self.mix * (mean - value)
 
     def _positions(self, x: Tensor) -> Tensor:
-        """x as (samples, C, positions); a Linear input (N, C) has one position."""
-        return x.movedim(self.channel_axis, 1).flatten(2) if x.dim() > 2 else x.unsqueeze(-1)
+        return positions(x, self.channel_axis)
 
     def _per_sample(self, value: Tensor, x: Tensor) -> Tensor:
-        """View (samples, C) so that it broadcasts over x."""
-        before, after = x.dim() + self.channel_axis - 1, -self.channel_axis - 1
-        return value.reshape(len(value), *(1,) * before, value.shape[1], *(1,) * after)
+        return per_sample(value, x, self.channel_axis)
+
+
+def _standardized(gate: Gate | None, wanted: bool) -> bool:
+    """Whether a gate is given standardized statistics: as it is made for, or else as wanted."""
+    if gate is None:
+        return False
+    return wanted if gate.standardized is None else gate.standardized
 
 
 @register_quantizer("st", weights="lsq")

@@ -25,7 +25,19 @@ _SECTIONS = ("model", "quantizer", "data", "init", "optimizer", "scheduler", "lo
 _BITS = ("bits", "weight_bits", "activation_bits", "first_last_bits", "residual_bits")
 _VALUES = (*_BITS, "target", "sweep_name", "seed", "tags", "threads")
 # launchers add theirs
-_KNOWN = {*_SECTIONS, *_VALUES, "paths", "compile", "kernels", "variables", "run", "trust", "jobs", "slurm"}
+_KNOWN = {
+    *_SECTIONS,
+    *_VALUES,
+    "paths",
+    "compile",
+    "kernels",
+    "channels_last",
+    "variables",
+    "run",
+    "trust",
+    "jobs",
+    "slurm",
+}
 _CLOSED = {
     "loss": ("label_smoothing", "mixup", "cutmix", "distillation_weight", "distillation_temperature"),
     "init": ("start", "path", "float"),

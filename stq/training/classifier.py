@@ -37,7 +37,8 @@ class Classifier(pl.LightningModule):
     optimizer: arguments of ``timm.optim.create_optimizer_v2`` plus quantizer_lr_factor. scheduler: of
     ``timm.scheduler.create_scheduler_v2``, stepped after every batch. loss: label_smoothing, mixup, cutmix (alphas),
     distillation_weight (0 to 1), distillation_temperature. compile: train through ``torch.compile``; evaluation never
-    is, so that what is measured is what is deployed. Accuracies are in percent, counted, not averaged.
+    is, so that what is measured is what is deployed. channels_last: the layout of images and weights. Accuracies are in
+    percent, counted, not averaged.
     """
 
     def __init__(
@@ -49,8 +50,12 @@ class Classifier(pl.LightningModule):
         loss: Mapping[str, Any],
         teacher: nn.Module | None = None,
         compile: bool = False,
+        channels_last: bool = False,
     ):
         super().__init__()
+        self._layout = torch.channels_last if channels_last else torch.preserve_format
+        if channels_last:
+            model.to(memory_format=torch.channels_last)
         self.model, self.num_classes = model, num_classes
         self._train_forward = torch.compile(lambda images: model(images)) if compile else model.__call__
         self.optimizer_config, self.scheduler_config, self.loss_config = dict(optimizer), dict(scheduler), dict(loss)
@@ -87,6 +92,7 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         """The loss of one batch."""
         images, labels = batch
+        images = images.to(memory_format=self._layout)
         targets = labels
         if self.mixup is not None:
             images, targets = self.mixup(images, labels)
@@ -191,7 +197,7 @@ class Classifier(pl.LightningModule):
 
     def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
         images, labels = batch
-        logits = self.model(images)
+        logits = self.model(images.to(memory_format=self._layout))
         self._count(stage, logits, labels, F.cross_entropy(logits, labels))
 
     def _count(self, stage: str, logits: Tensor, labels: Tensor, loss: Tensor) -> None:

@@ -20,6 +20,7 @@ from .callbacks.batch_norm import BatchNormReestimation
 from .callbacks.monitor import QuantizerMonitor
 from .callbacks.progress_bar import progress_bar
 from .callbacks.progressive_bits import ProgressiveBits, stages
+from .callbacks.throughput import Throughput
 from .checkpoints import DurableCheckpointIO, MovableCheckpoint
 from .instantiation import instantiate
 from .loggers import build_loggers
@@ -61,6 +62,7 @@ def _callbacks(cfg: DictConfig, checkpoints: Path) -> list[Callback]:
             MovableCheckpoint(checkpoints, "best", monitor="val_score", mode="max", enable_version_counter=False),
             MovableCheckpoint(checkpoints, "last", enable_version_counter=False),  # of every epoch, and knows the best
         ]
+    callbacks.append(Throughput())
     callbacks += [progress_bar()] if cfg.trainer.enable_progress_bar else []
     if cfg.callbacks.reestimate_batch_norm is not None:
         callbacks.append(BatchNormReestimation(cfg.callbacks.reestimate_batch_norm))

@@ -192,7 +192,7 @@ def test_several_inputs(form):
 def test_a_checkpointed_layer_counts_once(reentrant):
     torch.manual_seed(0)
     model = quantized("double_st")
-    input_quantizer(model[3]).range_attention[-1].bias.data.fill_(0.5)
+    input_quantizer(model[3]).range_gate.get_submodule("2").bias.data.fill_(0.5)
     x = torch.randn(4, 3, 4, 4)
     ends = []
     for through in (False, True):

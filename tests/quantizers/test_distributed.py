@@ -21,7 +21,7 @@ def one_step(batch_slice, wrap):
     quantizer.double().set_progress(0.5)
     with torch.no_grad():
         for name, p in quantizer.named_parameters():
-            if "attention" in name:
+            if "gate" in name:
                 p.copy_(torch.randn_like(p) * 0.4)
     x, target = x[batch_slice], target[batch_slice]
     network = wrap(quantizer)

@@ -7,7 +7,7 @@ import torch
 
 from .harness import CHANNELS, activation, close, inputs, run
 
-STAGES = {"st": ("range_attention",), "double_st": ("range_attention", "threshold_attention")}
+STAGES = {"st": ("range_gate",), "double_st": ("range_gate", "threshold_gate")}
 
 
 def awake(method, bits, signed, x, **settings):
@@ -36,16 +36,16 @@ def st(x, s, parameters, bits, signed, mix=0.0, t_max=1.0, fixed=None):
     if fixed is None:
         z1 = x.mean((2, 3))
         z1 = z1 / (z1.abs().mean(1, keepdim=True) + 1e-6)  # the plain mean over channels where x is non-negative
-        g = 2 / (1 + torch.exp(-mlp(parameters, "range_attention", z1)))
+        g = 2 / (1 + torch.exp(-mlp(parameters, "range_gate", z1)))
         g = (1 - mix) * g + mix * g.mean(0)
     else:
         g = fixed[0].expand(len(x), -1)
     v = g[:, :, None, None] * x / s
     if fixed is not None:
         t = fixed[1].expand(len(x), -1)
-    elif "threshold_attention.0.weight" in parameters:
+    elif "threshold_gate.0.weight" in parameters:
         z2 = v.clamp(low, high).mean((2, 3)) / levels
-        t = t_max * torch.tanh(mlp(parameters, "threshold_attention", z2))
+        t = t_max * torch.tanh(mlp(parameters, "threshold_gate", z2))
         t = (1 - mix) * t + mix * t.mean(0)
     else:
         t = torch.zeros_like(g)
@@ -152,20 +152,9 @@ def test_annealing_rises_linearly_over_the_first_part_of_training_and_stays():
     assert never.mix == 0
 
 
-@pytest.mark.parametrize("method", STAGES)
-def test_dynamic_inference_keeps_the_attention_and_has_no_static_record(method):
-    x = inputs(signed=False)
-    quantizer = awake(method, 3, False, x, inference="dynamic")
-    parameters = leaves(quantizer)
-    expected, _, _ = st(x, parameters["raw_step"], parameters, 3, False)
-    close(quantizer.eval()(x).detach(), expected.detach(), 1e-6)
-    with pytest.raises(ValueError, match="no static record"):
-        quantizer.record()
-
-
 def test_the_hidden_width_is_channels_over_reduction_and_at_least_eight():
     widths = [
-        activation("double_st", 3, channels=channels, reduction=reduction).range_attention[0].out_features
+        activation("double_st", 3, channels=channels, reduction=reduction).range_gate.get_submodule("0").out_features
         for channels, reduction in ((64, 4), (64, 2), (16, 4))
     ]
     assert widths == [16, 32, 8]
@@ -179,7 +168,7 @@ def test_each_squeeze_reaches_the_attention_divided_by_its_mean_magnitude(squeez
     x = torch.tensor([[3.0, -4.0, -2.0, -5.0], [1.0, 1.0, 1.0, 1.0]]).double().reshape(1, 2, 2, 2)
     quantizer = activation("double_st", 3, True, x, channels=2, squeeze=squeeze).double()
     seen = []
-    quantizer.range_attention.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    quantizer.range_gate.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     quantizer(x)
     statistics = torch.tensor([statistics]).double()
     close(seen[0], statistics / statistics.abs().mean(), 1e-5)
@@ -284,8 +273,8 @@ def test_standardized_squeeze_has_no_mean_and_unit_deviation_over_the_samples():
     close(quantizer.range_standard.variance, squeezed.var(0), 0.05)  # each batch about its own mean
     z = (squeezed[:200] - quantizer.range_standard.mean.numpy()) / quantizer.range_standard.variance.sqrt().numpy()
     parameters = {name: p.detach() for name, p in quantizer.named_parameters()}
-    gain = 2 * torch.sigmoid(mlp(parameters, "range_attention", torch.as_tensor(z).clamp(-3, 3)))
+    gain = 2 * torch.sigmoid(mlp(parameters, "range_gate", torch.as_tensor(z).clamp(-3, 3)))
     x = batches[0]
-    levels = quantizer.eval()(x) / quantizer.raw_step.detach()
+    levels = quantizer.eval()(x).float() / quantizer.raw_step.detach()
     close(quantizer._gain(x).detach(), gain, 1e-6)
     assert levels.unique().numel() == 8

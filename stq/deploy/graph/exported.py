@@ -1,7 +1,8 @@
 """The model as ``torch.export`` sees it: what runs is in the graph (hooks, branches, parametrizations), nothing else.
 
 In the graph each quantizer is one call: ``stq::quantize(x, i)`` for the input and ``stq::weight(w, i)`` for the weight
-of the i-th quantized layer. Both stand for values of the same shape; what they compute is in the layers' records.
+of the i-th quantized layer. Both stand for values of the same shape; what they compute is in the layers' records. Gates
+that stay at inference are in the graph before the call.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ...errors import InputError
 from ...quantization.modes import modes_put_back
 from ...quantization.policy import QUANTIZED_TYPES
 from ...quantization.surgery import input_quantizer, quantized_layers, weight_quantizer
+from ...quantizers import ActivationQuantizer, WeightQuantizer
 from .functional import functional
 
 _LIBRARY = torch.library.Library("stq", "DEF")
@@ -70,7 +72,7 @@ def _calls(model: nn.Module, quantized: bool) -> Iterator[None]:
     for index, (_, layer) in enumerate(quantized_layers(model)):
         for quantizer, call in ((input_quantizer(layer), QUANTIZE), (weight_quantizer(layer), WEIGHT)):
             if quantizer is not None and not (quantizer in replaced and isinstance(layer, QUANTIZED_TYPES)):
-                quantizer.forward = partial(_call, call, index) if quantized else _nothing
+                quantizer.forward = partial(_call, call, index, _gate(quantizer)) if quantized else _nothing
                 replaced[quantizer] = True  # a value's quantizer, that layers share, stands for the value
     try:
         yield
@@ -79,8 +81,18 @@ def _calls(model: nn.Module, quantized: bool) -> Iterator[None]:
             del quantizer.forward
 
 
-def _call(call: object, index: int, x: Tensor) -> Tensor:
-    return call(x, index)
+def _gate(quantizer: ActivationQuantizer | WeightQuantizer) -> nn.Module | None:
+    """What a quantizer's record puts before its codes: operations of the network like any other."""
+    if not isinstance(quantizer, ActivationQuantizer) or not quantizer.calibrated:
+        return None
+    try:
+        return quantizer.record().gate
+    except ValueError:  # told where the record is read
+        return None
+
+
+def _call(call: object, index: int, gate: nn.Module | None, x: Tensor) -> Tensor:
+    return call(x if gate is None else gate(x), index)
 
 
 def _nothing(x: Tensor) -> Tensor:

@@ -71,8 +71,6 @@ def _record(layer: nn.Module, path: str) -> ActivationRecord:
         record = input_quantizer(layer).record()
     except ValueError as error:
         raise InputError(f"'{path}' cannot be frozen: {error}") from error
-    if record.gate is not None:
-        raise InputError(f"'{path}' cannot be frozen: its quantizer has a gate that depends on the input")
     values = (record.gain, record.shift, record.scale, record.offset, *[record.levels] * (record.levels is not None))
     if not all(torch.isfinite(value).all() for value in values):
         raise InputError(f"'{path}' cannot be frozen: its activation quantizer holds NaN or infinity")

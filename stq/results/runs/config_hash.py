@@ -36,9 +36,15 @@ INCIDENTAL: dict[str, str] = {
     "data.source.download": "how the data came; what they are, their fingerprint says",
 }
 # the same for data sets in memory, whose augmentation is drawn for an epoch at once, whoever loads it
-_ARRAYS, _OF_ARRAYS = "stq.data.ArrayDataModule", ("data.workers",)
+_ARRAYS, _OF_ARRAYS = "stq.data.ArrayDataModule", ("data.workers", "data.on_device")
 # settings that older runs lack, with the value that they had
-_ADDED: dict[str, Any] = {"compile": False}
+_ADDED: dict[str, Any] = {
+    "compile": False,
+    "quantizer.settings.range_gate": "mlp",
+    "quantizer.settings.threshold_gate": "mlp",
+    "quantizer.settings.rank": 4,
+    "quantizer.settings.kernel_size": 5,
+}
 # mappings whose order counts: later patterns win, callbacks are called in turn
 _IN_ORDER = ("quantizer.layers", "callbacks")
 # null and empty values are handed on here, where the default may be another

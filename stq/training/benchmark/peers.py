@@ -46,6 +46,8 @@ def with_brevitas(model: nn.Module, bits: int) -> nn.Module | None:
         from brevitas.quant import Int8WeightPerTensorFloat, Uint8ActPerTensorFloat
     except ImportError:
         return None
+    if not hasattr(Tensor, "rename"):  # brevitas 0.13 strips names of axes, which torch 2.14 has no more
+        Tensor.rename = lambda x, *names: x
     quantization = {
         "weight_quant": Int8WeightPerTensorFloat,
         "weight_bit_width": bits,

@@ -16,7 +16,8 @@ from ...quantizers import ActivationQuantizer, ActivationRecord
 def layer_statistics(record: ActivationRecord, x: Tensor) -> dict[str, float]:
     """Numbers of one layer for one batch of its inputs; thresholds in units of the input, shares from 0 to 1."""
     code = record.encode(x)
-    relative = record.gain / record.gain.mean()
+    gain = record.on_average().gain
+    relative = gain / gain.mean()
     thresholds = record.thresholds()
     return {
         "step": record.scale.item(),
@@ -31,7 +32,7 @@ def layer_statistics(record: ActivationRecord, x: Tensor) -> dict[str, float]:
 
 def code_histogram(record: ActivationRecord, x: Tensor) -> dict:
     """Shares of each code and each level's threshold (least, mean, largest over channels) for one batch of inputs."""
-    codes = torch.arange(record.low, record.high + 1)
+    codes, gain = torch.arange(record.low, record.high + 1), record.on_average().gain
     counts = torch.bincount(record.encode(x).flatten().cpu() - record.low, minlength=len(codes))
     thresholds = record.thresholds().cpu()
     spread = torch.stack([thresholds.amin(0), thresholds.mean(0), thresholds.amax(0)], 1)
@@ -39,7 +40,7 @@ def code_histogram(record: ActivationRecord, x: Tensor) -> dict:
         "codes": codes.tolist(),
         "share": (counts / counts.sum()).tolist(),
         "thresholds": spread.tolist(),
-        "gain": (record.gain / record.gain.mean()).reshape(-1).tolist(),
+        "gain": (gain / gain.mean()).reshape(-1).tolist(),
     }
 
 
@@ -68,7 +69,7 @@ class InputRecorder:
             try:
                 record = self.layers[path].record()
             except ValueError:
-                continue  # evaluated dynamically: there are no fixed thresholds to show
+                continue  # learned intervals
             if torch.isfinite(x).all() and torch.isfinite(record.gain).all():
                 yield path, record, x
 

@@ -1,0 +1,142 @@
+"""Gates that stay at inference, as they are stored and computed in a deployed network.
+
+    x' = g x        g = 2 sigmoid(u1) to the nearest 1/128,  u1 = gate 1 of the squeezed x        if stage 1 stays
+    x" = x' - t s   t = t_max tanh(u2) to the nearest 1/64,  u2 = gate 2 of the squeezed codes    if stage 2 stays
+
+What follows quantizes x" with a static record. Parameters of a gate are int8 with a scale each, the mean and the
+inverse deviation that standardize its input are float16. Gain and shift are rounded so that every runtime, whatever
+the order of its sums, comes to the same.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .attention import SQUEEZES, Standardize
+from .gates import Gate
+
+GAIN_GRID, SHIFT_GRID = 128.0, 64.0  # steps in one of gain, in one code of shift
+_LARGEST = 60_000.0  # float16
+
+
+class StoredGate(nn.Module):
+    """A gate with its parameters in 8 bits, and what standardizes its input."""
+
+    def __init__(self, gate: Gate, squeeze: str, standard: nn.Module):
+        super().__init__()
+        self._gate, self.squeeze = [gate], squeeze  # a list: its float parameters are not stored
+        self.names = [name for name, _ in gate.named_parameters()]
+        for index, (_, parameter) in enumerate(gate.named_parameters()):
+            value = parameter.detach().float()
+            largest = value.abs().max()
+            scale = torch.where(largest > 0, largest, torch.ones_like(largest)) / 127
+            self.register_buffer(f"codes{index}", (value / scale).round().to(torch.int8))
+            self.register_buffer(f"scale{index}", scale)
+        self.standardized = isinstance(standard, Standardize)
+        if self.standardized:
+            self.register_buffer("mean", standard.mean.half())
+            inverse = (standard.variance + 1e-10).rsqrt()
+            self.register_buffer("inverse_deviation", inverse.clamp(max=_LARGEST).half())
+
+    def forward(self, z: Tensor) -> Tensor:
+        """u of the squeezed input."""
+        dtype, z = z.dtype, z.float()
+        if self.standardized:
+            z = ((z - self.mean.float()) * self.inverse_deviation.float()).clamp(-3, 3)
+        stored = {
+            name: getattr(self, f"codes{index}").float() * getattr(self, f"scale{index}")
+            for index, name in enumerate(self.names)
+        }
+        return self._gate[0].map(z, stored).to(dtype)
+
+    @property
+    def multiplications(self) -> int:
+        """For one sample: one for each parameter of a map, one a channel at least, and one a channel to standardize."""
+        counts = [getattr(self, f"codes{index}").numel() for index in range(len(self.names))]
+        channels = self._gate[0].channels
+        return sum(max(count, channels) for count in counts) + channels
+
+
+class KeptGates(nn.Module):
+    """The stages that stay, of a layer whose channels are on an axis counted from the end; maps x to x".
+
+    gain: codes per unit of x', shape () or (C,). mean_gain, mean_shift: what the stages give on average, (C,).
+    """
+
+    def __init__(
+        self,
+        range_gate: StoredGate | None,
+        threshold_gate: StoredGate | None,
+        gain: Tensor,
+        low: int,
+        high: int,
+        levels: int,
+        t_max: float,
+        channel_axis: int,
+        mean_gain: Tensor,
+        mean_shift: Tensor,
+    ):
+        super().__init__()
+        self.range_gate, self.threshold_gate = range_gate, threshold_gate
+        self.low, self.high, self.levels = low, high, levels
+        self.t_max, self.channel_axis = t_max, channel_axis
+        self._gain, self._mean_gain, self._mean_shift = [gain], [mean_gain], [mean_shift]  # the record has them
+
+    @property
+    def mean_gain(self) -> Tensor:
+        """(C,), ones where stage one does not stay."""
+        return self._mean_gain[0]
+
+    @property
+    def mean_shift(self) -> Tensor:
+        """(C,) in codes, zeros where stage two does not stay."""
+        return self._mean_shift[0]
+
+    @property
+    def stored_bytes(self) -> int:
+        """Of all codes and statistics."""
+        return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers())
+
+    def multiplications(self, elements: int) -> int:
+        """For one sample of so many input elements: the maps, and one for each element that a stage changes."""
+        stages = [stage for stage in (self.range_gate, self.threshold_gate) if stage is not None]
+        return sum(stage.multiplications for stage in stages) + (elements if self.range_gate is not None else 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x", the shape of x."""
+        if self.range_gate is not None:
+            z = SQUEEZES[self.range_gate.squeeze](self._positions(x))
+            gain = 2 * torch.sigmoid(self.range_gate(relative(z)))
+            x = x * self._per_sample((gain * GAIN_GRID).round() / GAIN_GRID, x)
+        if self.threshold_gate is not None:
+            gain = self._gain[0] if self._gain[0].dim() == 0 else self._per_sample(self._gain[0].unsqueeze(0), x)
+            inside = (x * gain).clamp(self.low, self.high)
+            z = SQUEEZES[self.threshold_gate.squeeze](self._positions(inside)) / self.levels
+            shift = self.t_max * torch.tanh(self.threshold_gate(z))
+            x = x - self._per_sample((shift * SHIFT_GRID).round() / SHIFT_GRID, x) / gain
+        return x
+
+    def _positions(self, x: Tensor) -> Tensor:
+        return positions(x, self.channel_axis)
+
+    def _per_sample(self, value: Tensor, x: Tensor) -> Tensor:
+        return per_sample(value, x, self.channel_axis)
+
+
+def relative(z: Tensor) -> Tensor:
+    """z over the mean of its magnitude over the channels: a brighter image has the same."""
+    return z / (z.abs().mean(-1, keepdim=True) + 1e-6)
+
+
+def positions(x: Tensor, channel_axis: int) -> Tensor:
+    """x as (samples, C, positions); a Linear input (N, C) has one position."""
+    if x.dim() <= 2:
+        return x.unsqueeze(-1)
+    return (x if channel_axis == 1 - x.dim() else x.movedim(channel_axis, 1)).flatten(2)
+
+
+def per_sample(value: Tensor, x: Tensor, channel_axis: int) -> Tensor:
+    """View (samples, C) so that it broadcasts over x."""
+    before, after = x.dim() + channel_axis - 1, -channel_axis - 1
+    return value.reshape(-1, *(1,) * before, value.shape[1], *(1,) * after)
