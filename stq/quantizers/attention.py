@@ -14,12 +14,17 @@ from torch import Tensor, nn
 
 from .base import is_recomputing
 
+def _over(x: Tensor) -> tuple[int, ...]:
+    return tuple(range(2, x.dim()))
+
+
+# (N, C) of (N, C, ...); over axes as they are: OpenVINO 2026.4 computes wrong what follows a mean over flattened ones
 SQUEEZES: dict[str, Callable[[Tensor], Tensor]] = {
-    "mean": lambda x: x.mean(-1),
-    "abs": lambda x: x.abs().mean(-1),
-    "max": lambda x: x.amax(-1),
-    "none": lambda x: torch.ones_like(x[..., 0]),  # attends to nothing: what learned constants alone would do
-    "rms": lambda x: (x.square().mean(-1) + 1e-12).sqrt(),
+    "mean": lambda x: x.mean(_over(x)),
+    "abs": lambda x: x.abs().mean(_over(x)),
+    "max": lambda x: x.amax(_over(x)),
+    "none": lambda x: torch.ones_like(x).amax(_over(x)),  # attends to nothing: what learned constants alone would do
+    "rms": lambda x: (x.square().mean(_over(x)) + 1e-12).sqrt(),
 }
 
 

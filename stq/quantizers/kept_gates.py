@@ -130,10 +130,10 @@ def relative(z: Tensor) -> Tensor:
 
 
 def positions(x: Tensor, channel_axis: int) -> Tensor:
-    """x as (samples, C, positions); a Linear input (N, C) has one position."""
+    """x as (samples, C, ...); a Linear input (N, C) has one position."""
     if x.dim() <= 2:
         return x.unsqueeze(-1)
-    return (x if channel_axis == 1 - x.dim() else x.movedim(channel_axis, 1)).flatten(2)
+    return x if channel_axis == 1 - x.dim() else x.movedim(channel_axis, 1)
 
 
 def per_sample(value: Tensor, x: Tensor, channel_axis: int) -> Tensor:

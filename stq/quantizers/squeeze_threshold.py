@@ -260,20 +260,20 @@ class DoubleStageST(LSQActivation):
 
     def _gain(self, x: Tensor) -> Tensor:
         if self.range_gate is None:
-            return torch.ones_like(self._positions(x)[..., 0])
+            return x.new_ones(self._positions(x).shape[:2])
         z = relative(SQUEEZES[self.range_gate.squeeze or self.squeeze](self._positions(x)))
         return 2 * torch.sigmoid(self.range_gate(self.range_standard(z)))
 
     def _threshold(self, v: Tensor) -> Tensor:
         if self.threshold_gate is None:
-            return torch.zeros_like(self._positions(v)[..., 0])
+            return v.new_zeros(self._positions(v).shape[:2])
         squeeze = SQUEEZES[self.threshold_gate.squeeze or self.squeeze]
         return self._shift(squeeze(self._positions(clip(v, self.low, self.high))))
 
     def _threshold_of(self, x: Tensor, ratio: Tensor) -> Tensor:
         """``_threshold`` of ``ratio * x``, which is not kept."""
         if self.threshold_gate is None:
-            return torch.zeros_like(self._positions(x)[..., 0])
+            return x.new_zeros(self._positions(x).shape[:2])
         is_mean = (self.threshold_gate.squeeze or self.squeeze) == "mean"
         if not is_mean or x.dim() < 3 or self.channel_axis != 1 - x.dim():
             return self._threshold(ratio * x)
