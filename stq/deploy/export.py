@@ -11,7 +11,7 @@ from .about import About
 from .integer.freeze import check_example, freeze
 from .integer.inference import shapes
 from .network import Network
-from .targets import writer
+from .targets import target, writer
 
 
 def export(
@@ -35,6 +35,12 @@ def export(
     write = writer(format)
     check_example(example_input)
     network = model if isinstance(model, Network) else freeze(model, example_input)
+    if network.gated is not None and not target(format).gates:
+        raise InputError(
+            f"'{network.gated}' has a gate that stays at inference, and {format} carries no gains that depend on the "
+            "input: train quantizer=double_st_frozen, whose gates become constants, or use target=onnxruntime, qdq, "
+            "openvino or packed"
+        )
     size = tuple(example_input.shape[1:])
     shapes(network, size)
     path = Path(path)

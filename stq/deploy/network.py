@@ -93,6 +93,12 @@ class Network:
     def _by_name(self) -> dict[str, Node]:
         return {node.name: node for node in self.nodes}
 
+    @property
+    def gated(self) -> str | None:
+        """The first layer before which a gate stands: its operations are named after the layer's quantizer."""
+        places = (node.name.partition(".input_quantizer.") for node in self.nodes)
+        return next((path for path, found, _ in places if found), None)
+
     @cached_property
     def bounds(self) -> dict[str, int]:
         """The largest magnitude any partial sum of each integer layer can reach."""

@@ -15,12 +15,16 @@ Writer = Callable[[Network, tuple[int, ...], Path, About], Path]
 
 
 class Target(NamedTuple):
-    """A target: its ending, "module:function" of its writer in this package, what runs its files, what it is for."""
+    """A target: its ending, "module:function" of its writer in this package, what runs its files, what it is for.
+
+    gates: whether it carries scales that depend on the input.
+    """
 
     suffix: str
     writer: str
     runner: str
     purpose: str
+    gates: bool = True
 
 
 TARGETS: dict[str, Target] = {
@@ -28,12 +32,12 @@ TARGETS: dict[str, Target] = {
     "qdq": Target(".qdq.onnx", "qdq.qdq_file:export_qdq", "onnxruntime", "whatever reads standard QDQ"),
     "openvino": Target(".openvino.onnx", "qdq.qdq_file:export_qdq", "openvino", "OpenVINO"),
     "tensorrt": Target(".tensorrt.onnx", "qdq.tensorrt_file:export_tensorrt", "onnxruntime", "TensorRT"),
-    "finn": Target(".finn.onnx", "qonnx.quant_file:export_finn", "qonnx", "FINN (QONNX's Quant)"),
-    "hls4ml": Target(".hls4ml.onnx", "qonnx.quant_file:export_hls4ml", "qonnx", "hls4ml (QONNX's Quant)"),
-    "c": Target(".h", "c.c_file:export_c", "c", "microcontrollers, C99"),
+    "finn": Target(".finn.onnx", "qonnx.quant_file:export_finn", "qonnx", "FINN (QONNX's Quant)", False),
+    "hls4ml": Target(".hls4ml.onnx", "qonnx.quant_file:export_hls4ml", "qonnx", "hls4ml (QONNX's Quant)", False),
+    "c": Target(".h", "c.c_file:export_c", "c", "microcontrollers, C99", False),
     "packed": Target(".safetensors", "packed.packed_file:export_packed", "packed", "storage, a reader of your own"),
     "onnx": Target(".onnx", "onnx.onnx_file:export_onnx", "onnxruntime", "another name for onnxruntime"),
-    "qonnx": Target(".qonnx.onnx", "qonnx.qonnx_file:export_qonnx", "qonnx", "QONNX's MultiThreshold"),
+    "qonnx": Target(".qonnx.onnx", "qonnx.qonnx_file:export_qonnx", "qonnx", "QONNX's MultiThreshold", False),
 }
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .base import is_recomputing
 
+
 def _over(x: Tensor) -> tuple[int, ...]:
     return tuple(range(2, x.dim()))
 

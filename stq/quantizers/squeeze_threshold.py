@@ -316,3 +316,13 @@ class SingleStageST(DoubleStageST):
 
     def __init__(self, *args, **settings):
         super().__init__(*args, threshold_stage=False, **settings)
+
+
+@register_quantizer("double_st_frozen", weights="lsq")
+class FrozenDoubleStageST(DoubleStageST):
+    """Double-stage ST with both stages frozen: what every target carries. Raises ValueError for another inference."""
+
+    def __init__(self, *args, inference: str = "static", **settings):
+        if inference != "static":
+            raise ValueError(f"inference='{inference}': double_st_frozen is 'static'; double_st keeps stages")
+        super().__init__(*args, inference=inference, **settings)

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import random
 import shutil
+import zipfile
 
 import pytest
 import torch
@@ -75,8 +76,15 @@ def damage_both(folder):
 def damage_best(folder):
     path = folder / "checkpoints" / "best.ckpt"
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 8
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda member: member.file_size)
+    content[content.index(archive_data(path, largest)) + largest.file_size // 2] ^= 8  # between members is padding
     path.write_bytes(content)
+
+
+def archive_data(path, member):
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(member)
 
 
 def lose_best_between_two_names(folder):

@@ -164,12 +164,12 @@ def test_refusals_name_the_reason(model, message):
         freeze(model, torch.rand(2, 1, 8, 8))
 
 
-def test_dynamic_inference_and_missing_calibration_are_refused():
-    model = stq.quantize(small_network(), "double_st", settings={"inference": "dynamic"}, first_last_bits=None)
+def test_learned_intervals_and_missing_calibration_are_refused():
+    model = stq.quantize(small_network(), "double_st", settings={"intervals": True}, first_last_bits=None)
     with pytest.raises(InputError, match=r"'0.input_quantizer' is not calibrated"):
         freeze(model, torch.rand(2, 1, 8, 8))
     stq.calibrate(model, torch.randn(4, 1, 8, 8))
-    with pytest.raises(InputError, match=r"'0' cannot be frozen: inference='dynamic'"):
+    with pytest.raises(InputError, match=r"'0' cannot be frozen: intervals=True"):
         freeze(model, torch.rand(2, 1, 8, 8))
 
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import stq
 from stq.deploy.integer.freeze import freeze
@@ -21,9 +20,9 @@ SIZE = (1, 8, 8)
 class Uneven(LSQActivation):
     """LSQ's levels, with thresholds moved at random, one ladder a channel or one for all."""
 
-    def __init__(self, *args, each: bool = False, gated: bool = False, **common):
+    def __init__(self, *args, each: bool = False, **common):
         super().__init__(*args, **common)
-        self.each, self.gated = each, gated
+        self.each = each
 
     def record(self):
         plain = super().record()
@@ -31,7 +30,7 @@ class Uneven(LSQActivation):
         rows = self.channels if self.each else 1
         ladder = plain.thresholds()
         moved = (ladder + (torch.rand(rows, ladder.shape[1]) - 0.5) * plain.scale).sort(1).values
-        return replace(plain, levels=moved, gate=nn.Identity() if self.gated else None)
+        return replace(plain, levels=moved)
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +68,3 @@ def test_formats_that_cannot_carry_them_say_so(method, format, tmp_path):
     model = calibrated(small_network(), SIZE, method, 4)
     with pytest.raises(InputError, match=r"'3.conv1.*thresholds are no even ladder"):
         stq.export(model, torch.zeros(1, *SIZE), tmp_path / "m", format=format)
-
-
-def test_a_gate_is_refused_by_name(method):
-    model = calibrated(small_network(), SIZE, method, 4, settings={"gated": True})
-    with pytest.raises(
-        InputError, match=r"'3.conv1' cannot be frozen: its quantizer has a gate that depends on the input"
-    ):
-        freeze(model, torch.zeros(1, *SIZE))
