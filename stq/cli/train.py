@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 from pathlib import Path
@@ -39,10 +40,16 @@ def _train(cfg: DictConfig) -> float:
 
     if cfg.threads:
         torch.set_num_threads(cfg.threads)
-    result = train(cfg)
     if not sweep:
+        result = train(cfg)
         print_summary(result, cfg.paths.output_dir)
-    return _score(result)
+        return _score(result)
+    if gc.get_freeze_count() == 0:
+        gc.freeze()  # what was imported stays: looking for cycles among the rest takes milliseconds
+    try:
+        return _score(train(cfg))
+    finally:
+        gc.collect()  # a job's networks are full of cycles, and Python would look for them after dozens of jobs
 
 
 def _score(result: dict[str, Any]) -> float:
