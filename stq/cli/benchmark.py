@@ -54,7 +54,7 @@ def _run(given: argparse.Namespace) -> None:
 
     from ..training.allocator import keep_freed_memory
     from ..training.benchmark.steps import Setting, check, measure
-    from ..training.benchmark.table import report, table
+    from ..training.benchmark.table import table
     from ..training.provenance import command, git_commit, hardware, versions
 
     methods, forms = given.methods.split(","), given.forms.split(",")
@@ -68,7 +68,13 @@ def _run(given: argparse.Namespace) -> None:
         setting = Setting(name, batch, pixels, given.bits, device, given.whole, given.precision)
         print(f"{name}, {batch} x {pixels} pixels ...", file=sys.stderr, flush=True)
         rows += [{**vars(setting), **row} for row in measure(setting, methods, forms, given.rounds)]
-    made = report(rows, command(), hardware(), git_commit(), versions())
+    made = {
+        "command": command(),
+        "hardware": hardware(),
+        "git_commit": git_commit(),
+        "versions": versions(),
+        "rows": rows,
+    }
     print(table(made), end="")
     if given.json:
         given.json.write_text(json.dumps(made, indent=1) + "\n")

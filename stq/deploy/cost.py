@@ -100,7 +100,7 @@ def model_size(model: nn.Module) -> SizeReport:
     counted: set[int] = set()
     for _, layer in quantized_layers(model):
         if (quantizer := input_quantizer(layer)) is not None:
-            size += int(_FLOAT_BYTES * _record_elements(quantizer))
+            size += _record_bytes(quantizer)
         if (quantizer := weight_quantizer(layer)) is not None and id(weight := float_weight(layer)) not in counted:
             counted.add(id(weight))
             record = quantizer.record(received_weight(layer).detach())
@@ -147,13 +147,14 @@ def _network_tensors(model: nn.Module, buffers: bool = True) -> Iterator[Tensor]
             yield from (b for b in module.buffers(recurse=False) if b.is_floating_point())
 
 
-def _record_elements(quantizer: ActivationQuantizer) -> float:
+def _record_bytes(quantizer: ActivationQuantizer) -> int:
     try:
         record = quantizer.record()
     except ValueError:
-        return sum(t.numel() for t in (*quantizer.parameters(), *quantizer.buffers()) if t.is_floating_point())
-    kept = 0 if record.gate is None else record.gate.stored_bytes / _FLOAT_BYTES
-    return kept + sum(t.numel() for t in (record.gain, record.shift, record.scale, record.offset))
+        tensors = (*quantizer.parameters(), *quantizer.buffers())
+        return _FLOAT_BYTES * sum(t.numel() for t in tensors if t.is_floating_point())
+    numbers = sum(t.numel() for t in (record.gain, record.shift, record.scale, record.offset))
+    return _FLOAT_BYTES * numbers + (0 if record.gate is None else record.gate.stored_bytes)
 
 
 def _layer_costs(model: nn.Module, input_size: Sequence[int]) -> tuple[tuple[LayerCost, ...], int]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from . import native, record
+from .by_autograd import by_autograd
 
 KERNELS = ("plain", "lean", "compiled")
 _VARIANTS = 64  # of a kernel: types, ranks, bit widths
@@ -91,7 +92,7 @@ class Kernel:
                 found = list(self._backward(gradient, tuple(wanted), *arguments))
             finally:
                 record.for_functions = False
-        return self._by_autograd(gradient, wanted, arguments) if found is None else found
+        return by_autograd(self.function, arguments, wanted, gradient) if found is None else found
 
     def derivative(self, place: int, arguments: Sequence[Any]) -> Tensor | None:
         """The gradient of each element of the result to the one number at ``place``; None where it takes a loop."""
@@ -103,14 +104,6 @@ class Kernel:
     def _of_elements(gradient: Tensor, x: Tensor) -> Tensor:
         positions = x.shape[2:].numel()
         return (gradient / positions).reshape(*gradient.shape, *(1,) * (x.dim() - 2)).expand_as(x)
-
-    def _by_autograd(self, gradient: Tensor, wanted: Sequence[int], arguments: Sequence[Any]) -> list[Tensor]:
-        given = list(arguments)
-        for place in wanted:
-            given[place] = given[place].detach().requires_grad_()
-        with torch.enable_grad():
-            result = self.function(*given)
-        return list(torch.autograd.grad(result, [given[place] for place in wanted], gradient))
 
     @cached_property
     def _forward(self) -> Callable[..., Tensor]:

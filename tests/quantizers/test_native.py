@@ -7,7 +7,7 @@ from stq.quantizers import native
 from stq.quantizers.lsq import rounded_to_steps, weight_to_steps
 from stq.quantizers.squeeze_threshold import mean_of_clipped, rounded_at_thresholds
 
-pytestmark = pytest.mark.skipif(native._compiler() is None, reason="no C compiler")
+pytestmark = pytest.mark.skipif(native.compiler() is None, reason="no C compiler")
 
 SHAPES = [(6, 5, 7, 3), (2, 3), (40, 16, 8, 9), (3, 70, 2), (3, 4, 40, 40)]
 

@@ -15,9 +15,10 @@ from ...errors import InputError
 from ...quantization.surgery import quantized_layers, weight_quantizer
 from ...quantizers import WeightQuantizer
 from .. import aten
-from ..network import Node, call_name
+from ..network import Node
 from .exported import QUANTIZE, WEIGHT, exported
-from .operations import PADDING, arguments, aten_name, is_real, known_form, passed_on, zero_padding
+from .names import Names, place_of
+from .operations import PADDING, arguments, is_real, known_form, passed_on, zero_padding
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,7 @@ class _Reader:
         self.program = program
         self.program.graph.precision = next(model.parameters(), torch.zeros(())).dtype
         self.layers = list(quantized_layers(model))
-        self.leaves = {
-            path for path, module in model.named_modules() if path and not any(True for _ in module.children())
-        }
+        self.given_names = Names(model)
         self.constants: dict[fx.Node, Any] = {}  # values that do not depend on the input
         self.codes: dict[fx.Node, tuple[WeightQuantizer, Tensor]] = {}
         self.owners: dict[fx.Node, str] = {}  # parameter -> its module's path
@@ -81,7 +80,6 @@ class _Reader:
         self.padded: dict[fx.Node, dict[str, Any]] = {}  # codes that are padded -> the arguments of that
         self.norms: set[fx.Node] = set()
         self.place = ""  # of the operation that is read
-        self.taken: set[str] = set()
         self.made: list[Step | Dequantized | Node] = []
 
     def read(self) -> str:
@@ -118,7 +116,7 @@ class _Reader:
     # one operation
 
     def _call(self, node: fx.Node) -> None:
-        given, self.place = arguments(node), self._place(node)
+        given, self.place = arguments(node), place_of(node)
         if node.target is WEIGHT:
             self._weight(node, given)
         elif node.target is QUANTIZE:
@@ -169,11 +167,13 @@ class _Reader:
         weight, bias = self._constant(given["weight"]), self._constant(given["bias"])
         if given["bias"] is not None and bias is None:
             raise self._refused(node, "its bias depends on the network's input")
-        path = self.owners.get(given["weight"], "") or self._place(node)
+        path = self.owners.get(given["weight"], "") or place_of(node)
         geometry = _geometry(given, weight) if str(node.target) in _CONVOLUTIONS else {}
         source, layer = self._layer_input(given["input"], weight, geometry)
         kind, codes = "conv" if geometry else "linear", self.codes.get(given["weight"])
-        return self._add(Step(self._layer_name(path), path, kind, source, geometry, layer, weight, codes, bias))
+        return self._add(
+            Step(self.given_names.of_layer(path), path, kind, source, geometry, layer, weight, codes, bias)
+        )
 
     def _layer_input(self, x: fx.Node, weight: Tensor, geometry: dict[str, Any]) -> tuple[str, int | None]:
         """The real values that a layer reads, and the index of the layer whose quantizer comes before it."""
@@ -199,13 +199,15 @@ class _Reader:
             if form.op == "affine":
                 self.norms.add(node)
             inputs = tuple(self._value(value) for value in form.inputs)
-            name = self._add(Node(self._free_name(node), form.op, inputs, dict(form.attributes), dict(form.arrays)))
+            name = self._add(
+                Node(self.given_names.of_operation(node), form.op, inputs, dict(form.attributes), dict(form.arrays))
+            )
             if form.factor is None:
                 return name
-            return self._add(Node(self._free_name(node), "mul", (name, self._value(form.factor))))
+            return self._add(Node(self.given_names.of_operation(node), "mul", (name, self._value(form.factor))))
         if node.target is operator.getitem:
             source = self._value(node.args[0])
-            return self._add(Node(self._free_name(node), "item", (source,), {"index": node.args[1]}))
+            return self._add(Node(self.given_names.of_operation(node), "item", (source,), {"index": node.args[1]}))
         target, values = _plain_form(node, _target(node), list(given.values()))
         if (why := aten.refusal(target, values)) is not None:
             raise self._refused(node, why)
@@ -222,7 +224,7 @@ class _Reader:
         except ValueError as error:
             raise self._refused(node, str(error)) from error
         attributes = {"target": target, "arguments": encoded}
-        return self._add(Node(self._free_name(node), "aten", tuple(inputs), attributes))
+        return self._add(Node(self.given_names.of_operation(node), "aten", tuple(inputs), attributes))
 
     # values
 
@@ -237,49 +239,20 @@ class _Reader:
         """The name of the node that holds a value; numbers, constants and the real values of codes get one now."""
         if not isinstance(value, fx.Node):
             held = np.array(value, np.float32)
-            name = self._unique(f"{self.place}.constant".removeprefix("."))
+            name = self.given_names.free(f"{self.place}.constant".removeprefix("."))
             return self._add(Node(name, "constant", (), {}, {"value": held}))
         if value in self.quantized:
             real, layer = self.quantized[value]
-            return self._add(Dequantized(self._layer_name(self.layers[layer][0]), self._value(real), layer))
+            return self._add(Dequantized(self.given_names.of_layer(self.layers[layer][0]), self._value(real), layer))
         if value in self.padded:
             return self._operation(value, self.padded[value])
         if value not in self.names:
             held = _held(self.constants[value])
-            self.names[value] = self._add(Node(self._unique(value.name), "constant", (), {}, {"value": held}))
+            self.names[value] = self._add(Node(self.given_names.free(value.name), "constant", (), {}, {"value": held}))
         return self.names[value]
 
-    # names
-
-    def _layer_name(self, path: str) -> str:
-        call = 0
-        while (name := call_name(path, call)) in self.taken:
-            call += 1
-        self.taken.add(name)
-        return name
-
-    def _free_name(self, node: fx.Node) -> str:
-        path = self._place(node)
-        if path in self.leaves:
-            return self._unique(path)
-        kind = aten_name(node) or node.name
-        return self._unique(f"{path}.{kind}" if path else kind)
-
-    def _unique(self, wanted: str) -> str:
-        name, count = wanted, 1
-        while name in self.taken or name == "input" or name == "output":
-            count += 1
-            name = f"{wanted}_{count}"
-        self.taken.add(name)
-        return name
-
-    def _place(self, node: fx.Node) -> str:
-        """The path of the module that runs the operation."""
-        stack = node.meta.get("nn_module_stack") or {}
-        return next((path for path, _ in reversed(stack.values())), "")
-
     def _refused(self, node: fx.Node, why: str) -> InputError:
-        path = self._place(node)
+        path = place_of(node)
         return InputError(f"cannot freeze '{_target(node)}'{f' in {path!r}' if path else ''}: {why}")
 
 

@@ -23,10 +23,9 @@ from ...errors import InputError, nearest
 from ...quantization.calibration import calibrate
 from ...quantization.surgery import quantize
 from ...quantizers import list_quantizers
-from ...quantizers.fused import set_kernels
+from ...quantizers.fused import KERNELS, set_kernels
 from . import peers
 
-FORMS = ("plain", "lean", "compiled")  # of ours: see set_kernels
 PEERS: dict[str, Callable[[nn.Module, int], nn.Module | None]] = {
     "torch": peers.with_torch,
     "brevitas": peers.with_brevitas,
@@ -121,7 +120,7 @@ def _candidates(setting: Setting, methods: Sequence[str], forms: Sequence[str], 
 def check(networks: Sequence[str], methods: Sequence[str], forms: Sequence[str]) -> None:
     """Raise InputError for a name that is none, before anything is built."""
     known = [*(name for name in list_quantizers() if name != "none"), *PEERS]
-    for given, names, what in ((methods, known, "method"), (forms, FORMS, "form")):
+    for given, names, what in ((methods, known, "method"), (forms, KERNELS, "form")):
         for name in given:
             if name not in names:
                 raise InputError(f"there is no {what} '{name}'{nearest(name, names)}: there are {', '.join(names)}")

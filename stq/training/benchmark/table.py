@@ -1,15 +1,15 @@
-"""What a benchmark found, as a table in Markdown and as the JSON that it is made from."""
+"""What a benchmark found, as a table in Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 COLUMNS = ("network", "method", "form", "ms", "step, of float", "quartiles", "memory, of float", "peak, of float")
 
 
 def table(made: Mapping[str, Any]) -> str:
-    """Markdown of ``made``, which is what ``report`` gives."""
+    """Markdown of ``made``: rows of ``measure``, and the command, hardware, git_commit and versions behind them."""
     peaks = any(row["peak"] is not None for row in made["rows"])
     columns = COLUMNS if peaks else COLUMNS[:-1]
     lines = [f"| {' | '.join(columns)} |", "|---|---|---|" + "--:|" * (len(columns) - 3)]
@@ -29,10 +29,3 @@ def _network(row: Mapping[str, Any]) -> str:
     parts += ["bf16"] if row["precision"] == "bf16" else []
     parts += ["torch.compile"] if row["whole"] else []
     return ", ".join(parts)
-
-
-def report(
-    rows: Sequence[Mapping[str, Any]], command: str, hardware: str, commit: str | None, versions: Mapping
-) -> dict:
-    """All that the table says, and where it was measured."""
-    return {"command": command, "hardware": hardware, "git_commit": commit, "versions": dict(versions), "rows": rows}

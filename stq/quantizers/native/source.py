@@ -1,0 +1,179 @@
+"""From a function of tensors to the C of a loop over their elements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from ..by_autograd import by_autograd
+from .loops import BLOCK
+
+TYPES = {torch.float32: ("float", "f"), torch.float64: ("double", "")}
+# what one line of C computes of the operands {0}, {1}, ...; REAL is the type and f its suffix in math.h
+_OPERATIONS = {
+    "abs": "fabs{f}({0})",
+    "add": "{0} + {1}",
+    "alias": "{0}",
+    "bitwise_and": "{0} & {1}",
+    "bitwise_not": "!{0}",
+    "bitwise_or": "{0} | {1}",
+    "clone": "{0}",
+    "detach": "{0}",
+    "div": "{0} / {1}",
+    "eq": "{0} == {1}",
+    "ge": "{0} >= {1}",
+    "gt": "{0} > {1}",
+    "le": "{0} <= {1}",
+    "logical_and": "{0} & {1}",
+    "logical_not": "!{0}",
+    "logical_or": "{0} | {1}",
+    "lt": "{0} < {1}",
+    "mul": "{0} * {1}",
+    "ne": "{0} != {1}",
+    "neg": "-{0}",
+    "reciprocal": "1 / {0}",
+    "relu": "({0} < 0 ? 0 : {0})",
+    "round": "rint{f}({0})",
+    "scalar_tensor": "{0}",
+    "sub": "{0} - {1}",
+    "threshold_backward": "({1} <= {2} ? 0 : {0})",
+    "where": "({0} ? {1} : {2})",
+    "ones_like": "1",
+    "zeros_like": "0",
+}
+_CLIPS = ("clamp", "hardtanh")
+_INERT = ("dtype", "layout", "device", "pin_memory", "memory_format")
+
+
+def traced(function: Callable[..., Tensor], numbers: tuple, dtype: torch.dtype, backward: bool, wanted: tuple) -> Graph:
+    """The function, or its gradients, on two elements of each operand: what it does to any."""
+    places = [place for place, number in enumerate(numbers) if number is None]
+
+    def whole(*tensors: Tensor) -> tuple[Tensor, ...]:
+        arguments = list(numbers)
+        for place, tensor in zip(places, tensors, strict=False):
+            arguments[place] = tensor
+        if not backward:
+            return (function(*arguments),)
+        return tuple(by_autograd(function, arguments, wanted, tensors[-1]))
+
+    examples = [torch.ones(2, dtype=dtype) for _ in range(len(places) + backward)]
+    graph = make_fx(whole)(*examples).graph
+    graph.eliminate_dead_code()
+    return graph
+
+
+def source_of(graph: Graph, dtype: torch.dtype, inner: Sequence[bool], summed: Sequence[bool], in_place: bool) -> str:
+    """The C of a graph over two elements. Raises NotImplementedError for an operation that has no line."""
+    kind, suffix = TYPES[dtype]
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    count = len(inputs)
+    before, outer, body, sums, after, last = [], [], [], [], [], []
+    for index in range(len(inner)):
+        is_sum = index >= count and summed[index - count]
+        strides = f"a * d[{3 + 3 * index}] + b * d[{4 + 3 * index}]" + (" + from" if inner[index] else "")
+        if is_sum:
+            size = f"d[{5 + 3 * index}]"
+            before.append(f"double *t{index} = calloc(threads * {size}, sizeof(double));")
+            outer.append(f"double *restrict p{index} = t{index} + thread * {size} + {strides};")
+            last.append(
+                f"for (long i = 0; i < {size}; i++) {{ double sum = 0; for (int t = 0; t < threads; t++) "
+                f"sum += t{index}[t * {size} + i]; ((REAL *)p[{index}])[i] = (REAL)sum; }}\n  free(t{index});"
+            )
+        else:
+            of = "REAL" if index >= count or (in_place and index == count - 1) else "const REAL"
+            qualifier = "" if in_place and index >= count - 1 else "restrict "
+            outer.append(f"{of} *{qualifier}p{index} = ({of} *)p[{index}] + {strides};")
+    names: dict[Node, str] = {}
+    for index, node in enumerate(inputs):
+        names[node] = f"x{index}"
+        (body if inner[index] else outer).append(f"const REAL x{index} = p{index}[{'i' if inner[index] else 0}];")
+    for node in graph.nodes:
+        if node.op == "call_function":
+            names[node] = f"v{len(names)}"
+            body.append(f"const {_type(node)} {names[node]} = {_line(node, names, suffix)};")
+    (found,) = (node.args[0] for node in graph.nodes if node.op == "output")
+    for index, node in enumerate(found, start=count):
+        result = names[node] if isinstance(node, Node) else "0"
+        if not summed[index - count]:
+            body.append(f"p{index}[i] = {result};")
+        elif inner[index]:
+            body.append(f"p{index}[i] += {result};")
+        else:
+            sums.append(f"s{index}")
+            body.append(f"s{index} += {result};")
+            after.append(f"*p{index} += s{index};")
+    reduction = f" reduction(+:{','.join(sums)})" if sums else ""
+    new = "\n    "
+    return f"""#include <math.h>
+#include <stdlib.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+typedef {kind} REAL;
+void run(const long *d, void **p, int threads) {{
+  const long blocks = (d[2] + {BLOCK - 1}) / {BLOCK}, units = d[0] * d[1] * blocks;
+  {(new[:-2]).join(before)}
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(threads) schedule(static) if(threads > 1)
+#endif
+  for (long unit = 0; unit < units; unit++) {{
+#ifdef _OPENMP
+    const long thread = omp_get_thread_num();
+#else
+    const long thread = 0;
+#endif
+    const long row = unit / blocks, a = row / d[1], b = row % d[1], from = unit % blocks * {BLOCK};
+    const long n = d[2] - from < {BLOCK} ? d[2] - from : {BLOCK};
+    (void)thread;
+    {new.join(outer)}
+    {new.join(f"REAL {name} = 0;" for name in sums)}
+#pragma omp simd{reduction}
+    for (long i = 0; i < n; i++) {{
+      {(new + "  ").join(body)}
+    }}
+    {new.join(after)}
+  }}
+  {(new[:-2]).join(last)}
+}}
+"""
+
+
+def _type(node: Node) -> str:
+    return "int" if node.meta["val"].dtype == torch.bool else "REAL"
+
+
+def _line(node: Node, names: dict[Node, str], suffix: str) -> str:
+    """What computes the node. Raises NotImplementedError where no line does."""
+    name = getattr(node.target, "__name__", str(node.target)).split(".")[0]
+    shape = tuple(node.meta["val"].shape)
+    if any(key not in _INERT for key in node.kwargs) or shape not in ((2,), ()):
+        raise NotImplementedError(node)
+    operands = [None if value is None else _operand(value, names) for value in node.args]
+    if name in _CLIPS:
+        x, low, high = [*operands, None, None][:3]
+        low_first = x if low is None else f"({x} < {low} ? {low} : {x})"
+        return low_first if high is None else f"({low_first} > {high} ? {high} : {low_first})"
+    if name == "hardtanh_backward":
+        gradient, x, low, high = operands
+        return f"(({x} > {low}) & ({x} < {high}) ? {gradient} : 0)"
+    if name in ("full_like", "full"):
+        return operands[1]
+    if name == "_to_copy":
+        return operands[0]
+    if name not in _OPERATIONS or any(operand is None for operand in operands):
+        raise NotImplementedError(node)
+    return _OPERATIONS[name].format(*operands, f=suffix)
+
+
+def _operand(value: Any, names: dict[Node, str]) -> str:
+    if isinstance(value, Node):
+        return names[value]
+    if isinstance(value, bool):
+        return str(int(value))
+    return f"(REAL){float(value).hex()}" if isinstance(value, int | float) else "?"
