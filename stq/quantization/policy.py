@@ -85,16 +85,21 @@ class Policy:
                 raise ValueError(f"no layer matches '{pattern}'{nearest(pattern, paths)}")
         edges = set() if self.first_last_bits is None else set(first_and_last(model, paths))
         plans = [self._plan(path, path in edges) for path in paths if not any(fnmatch(path, p) for p in self.skip)]
-        return [plan for plan in plans if min(plan.weight_bits, plan.activation_bits) < FLOAT_BITS]
+        return [
+            plan
+            for plan in plans
+            if min(plan.weight_bits, plan.activation_bits) < FLOAT_BITS or not get_method(plan.method).rounds
+        ]
 
     def _plan(self, path: str, edge: bool) -> LayerPlan:
         plan = LayerPlan(path, self.weight_bits, self.activation_bits, self.method, self.weight_method or "")
+        rest = None if get_method(self.method).rounds else FLOAT_BITS
         if edge and get_method(self.method).activation is not None:
             plan = replace(
                 plan,
                 # a side that is float in the whole network is float here too
-                weight_bits=FLOAT_BITS if self.weight_bits == FLOAT_BITS else self.first_last_bits,
-                activation_bits=FLOAT_BITS if self.activation_bits == FLOAT_BITS else self.first_last_bits,
+                weight_bits=FLOAT_BITS if FLOAT_BITS in (self.weight_bits, rest) else self.first_last_bits,
+                activation_bits=FLOAT_BITS if FLOAT_BITS in (self.activation_bits, rest) else self.first_last_bits,
                 method=self.first_last_method,
                 weight_method="",
             )
@@ -102,7 +107,7 @@ class Policy:
             if fnmatch(path, pattern):
                 plan = replace(plan, **override)
         method = get_method(plan.method)
-        if method.activation is None:
+        if method.activation is None or not method.rounds:
             plan = replace(plan, weight_bits=FLOAT_BITS, activation_bits=FLOAT_BITS)
         return replace(plan, weight_method=plan.weight_method or method.weights)
 

@@ -89,7 +89,7 @@ def _with_values(model: GraphModule, modules: Mapping[str, nn.Module], built: li
 
 
 def _activation_quantizer(layer: nn.Module, plan: LayerPlan, settings: Mapping | None) -> ActivationQuantizer | None:
-    if plan.activation_bits == FLOAT_BITS:
+    if plan.activation_bits == FLOAT_BITS and get_method(plan.method).rounds:
         return None
     linear = isinstance(layer, nn.Linear)
     channels = layer.in_features if linear else layer.in_channels

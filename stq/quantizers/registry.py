@@ -26,6 +26,11 @@ class Method:
     activation: Callable[..., ActivationQuantizer] | None
     weights: str
 
+    @property
+    def rounds(self) -> bool:
+        """Whether its layers have codes: not those of a method that only puts gates into a float network."""
+        return getattr(self.activation, "rounds", True)
+
 
 @dataclass
 class _Table:

@@ -36,7 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import SQUEEZES, Standardize, batch_mean, is_distributed
-from .base import is_recomputing, sign_ste
+from .base import FLOAT_BITS, is_recomputing, sign_ste
 from .fused import Kernel, fused, fused_mean
 from .gates import Gate
 from .kept_gates import KeptGates, StoredGate, per_sample, positions, relative
@@ -61,6 +61,12 @@ def rounded_at_thresholds(
 def mean_of_clipped(x: Tensor, ratio: Tensor, low: int, high: int) -> Tensor:
     """The mean over all positions of ``clip(g x / s)``, (N, C) of (N, C, ...)."""
     return clip(ratio * x, low, high)
+
+
+@fused
+def shifted(x: Tensor, ratio: Tensor, shift: Tensor, step: Tensor) -> Tensor:
+    """``s * (g x / s - t)``: what rounds at thresholds, before it clips and rounds."""
+    return step * (ratio * x - shift)
 
 
 @register_quantizer("double_st", weights="lsq")
@@ -195,8 +201,8 @@ class DoubleStageST(LSQActivation):
         return gain, self._threshold(self._in_steps(x, gain, self.bounded("step")))
 
     def evaluate(self, x: Tensor) -> Tensor:
-        """As every quantizer's, through the record; learned intervals have none."""
-        if not self.intervals:
+        """As every quantizer's, through the record where there is one."""
+        if not self.has_no_record:
             return super().evaluate(x)
         gain = self._gain(x) if self.keeps_range else self.running_gain.unsqueeze(0)
         fixed = self.running_threshold.unsqueeze(0)
@@ -211,13 +217,18 @@ class DoubleStageST(LSQActivation):
     def _in_steps(self, x: Tensor, gain: Tensor, step: Tensor) -> Tensor:
         return self._per_sample(gain / step, x) * x
 
+    @property
+    def has_no_record(self) -> str:
+        """Why there is no static record, and what to do instead; empty where there is one."""
+        return "intervals=True has no static record yet: use intervals=False" if self.intervals else ""
+
     def record(self) -> ActivationRecord:
         """Gain g/s and shift t, scale s: the running means, and for stages that stay 1, 0 and the gate before them.
 
         Raises ValueError for learned intervals.
         """
-        if self.intervals:
-            raise ValueError("intervals=True has no static record yet: use intervals=False to freeze or export")
+        if self.has_no_record:
+            raise ValueError(f"{self.has_no_record} to freeze or export")
         step = self.bounded("step").detach()
         gain = torch.ones_like(self.running_gain) if self.keeps_range else self.running_gain
         shift = torch.zeros_like(self.running_threshold) if self.keeps_threshold else self.running_threshold
@@ -326,3 +337,45 @@ class FrozenDoubleStageST(DoubleStageST):
         if inference != "static":
             raise ValueError(f"inference='{inference}': double_st_frozen is 'static'; double_st keeps stages")
         super().__init__(*args, inference=inference, **settings)
+
+
+@register_quantizer("float_gates", weights="lsq")
+class FloatGates(DoubleStageST):
+    """The gates of double-stage ST in a float network: ``g x - t s`` as it is, s the step of a quantizer of 3 bits.
+
+    A float baseline that has what the quantized network has, so that what attention gives the network and what it
+    gives quantization are told apart. bits: 32. inference: "dynamic" unless told otherwise. Raises ValueError where asked for a record: there is no code.
+    """
+
+    rounds = False
+    has_no_record = "float_gates rounds nothing: use double_st"
+    _codes_of = 3  # bits of the codes that a shift is measured in
+
+    def __init__(self, bits: int, *args, **settings):
+        if bits != FLOAT_BITS:
+            raise ValueError(f"bits={bits}: float_gates leaves its layers in float: use bits=32")
+        super().__init__(self._codes_of, *args, **{"inference": "dynamic"} | settings)
+        self.bits = FLOAT_BITS
+
+    @property
+    def levels(self) -> int:
+        """Of the codes that a shift is measured in."""
+        return 2**self._codes_of - 1
+
+    @property
+    def low(self) -> int:
+        """Smallest of those codes."""
+        return -(2 ** (self._codes_of - 1)) if self.signed else 0
+
+    @property
+    def high(self) -> int:
+        """Largest of those codes."""
+        return self.low + self.levels
+
+    def kernel(self, x: Tensor) -> tuple[Kernel, tuple] | None:
+        """As in double-stage ST, without clipping and rounding."""
+        found = super().kernel(x)
+        return found and (shifted, found[1][:3])
+
+    def _code(self, v: Tensor) -> Tensor:
+        return v

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
 from ..errors import InputError, nearest
+from ..quantizers import FLOAT_BITS
 from ..results.runs.config_hash import config_hash, cut_short
 from ..results.runs.legacy_hash import legacy_hash
 from ..results.runs.result_file import read_result
@@ -24,11 +26,13 @@ STARTS = ("scratch", "pretrained", "checkpoint", "float_baseline")
 
 @dataclass
 class Start:
-    """A float network and what is known of it: the test accuracy (percent) of its float run, and a quantized state."""
+    """A float network and what is known of it: the test accuracy (percent) of its float run, its state if it was
+    quantized, and what its gates learned if it was a float network with gates."""
 
     model: nn.Module
     float_test_top1: float | None = None
     quantized_state: dict[str, Tensor] | None = None
+    gates: dict[str, Tensor] | None = None
 
 
 def start_from(cfg: DictConfig, data: pl.LightningDataModule, train: Train) -> Start:
@@ -40,15 +44,17 @@ def start_from(cfg: DictConfig, data: pl.LightningDataModule, train: Train) -> S
     model = build_backbone(cfg, data, pretrained=kind == "pretrained")
     if kind == "checkpoint":
         state = read_state(cfg.init.path)
-        quantized = any(key.endswith("_extra_state") for key in state)
+        bits = {int(value[0]) for key, value in state.items() if key.endswith("_extra_state")}
         load_float_weights(model, float_state(state), cfg.init.path)
-        return Start(model, quantized_state=state if quantized else None)
+        quantized = bits - {FLOAT_BITS}
+        return Start(model, quantized_state=state if quantized else None, gates=None if quantized else gates_of(state))
     if kind == "float_baseline":
         folder = float_baseline(cfg, data, train)
-        load_float_weights(model, read_state(folder / "checkpoints" / "best.ckpt"), folder)
+        state = read_state(folder / "checkpoints" / "best.ckpt")
+        load_float_weights(model, float_state(state), folder)
         result = read_result(folder)
         whole = result.get("cut_short") is None  # else it is nothing to be held against
-        return Start(model, float_test_top1=result["test_top1"] if whole else None)
+        return Start(model, float_test_top1=result["test_top1"] if whole else None, gates=gates_of(state))
     return Start(model)
 
 
@@ -80,6 +86,11 @@ def float_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
         elif ".parametrizations." not in key and ".input_quantizer." not in key:
             plain[key] = value
     return plain
+
+
+def gates_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What the gates of a network learned: their parameters and the statistics that standardize their inputs."""
+    return {key: value for key, value in state.items() if re.search(r"\.input_quantizer\.\w+_(gate|standard)\.", key)}
 
 
 def load_float_weights(model: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:

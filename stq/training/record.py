@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 def facts_of(cfg: DictConfig, data: pl.LightningDataModule, identity: Identity, started: str) -> dict[str, Any]:
     """What is known before training, and said whether the run succeeds or not."""
-    quantized = is_quantized(cfg)
+    quantized = is_quantized(cfg) and get_method(cfg.quantizer.method).rounds
     own_weights = cfg.quantizer.get("weight_method")
     return {
         "schema_version": SCHEMA_VERSION,

@@ -7,6 +7,7 @@ import copy
 import datetime
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import InputError, StorageFailed, TrainingFailed
 from ..quantization.calibration import calibrate
@@ -31,7 +32,7 @@ from .callbacks.monitor import write_codes
 from .checkpoints import BEST, checkpoint_to_resume, forget_the_ones_before, read_checkpoint, save_state
 from .checks import check_before_training, check_settings
 from .classifier import Classifier
-from .initial_weights import Start, read_state, start_from
+from .initial_weights import Start, gates_of, read_state, start_from
 from .loggers import close_loggers
 from .record import cost_of, facts_of, note_other_versions
 from .silence_lightning import quieten
@@ -204,5 +205,16 @@ def _calibrate_or_restore(model: nn.Module, start: Start, data: pl.LightningData
         model.load_state_dict(state)
         return
     summary = calibrate(model, data.calibration_batch())
+    if start.gates and own.keys() & start.gates.keys():
+        _load_gates(model, start.gates)
     signed = [row.path for row in summary if row.input == "signed"]
     log.info("signed inputs: %s; all other quantized inputs are non-negative", ", ".join(signed) or "none")
+
+
+def _load_gates(model: nn.Module, gates: Mapping[str, Tensor]) -> None:
+    """Raises InputError where the model's gates are of another form."""
+    own = {key: value.shape for key, value in gates_of(model.state_dict()).items()}
+    for key in own.keys() | gates.keys():
+        if own.get(key) != (gates[key].shape if key in gates else None):
+            raise InputError(f"the float network that init starts from has other gates: '{key}' does not fit")
+    model.load_state_dict(dict(gates), strict=False)

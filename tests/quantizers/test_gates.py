@@ -114,6 +114,30 @@ def test_only_frozen_stages_are_annealed():
         assert all(spread[0.0][name] > 1e-3 for name in ("gain", "shift"))
 
 
+def test_float_gates_are_what_is_rounded_without_rounding():
+    made, x = quantizer(range_gate="channel", inference="dynamic", standardize=True)
+    torch.manual_seed(0)
+    float_gates = get_method("float_gates").activation(32, CHANNELS, -3, False, range_gate="channel", standardize=True)
+    float_gates.calibrate(x)
+    float_gates.load_state_dict({k: v for k, v in made.state_dict().items() if k != "_extra_state"}, strict=False)
+    gain, shift = (value.detach()[..., None, None] for value in made.eval().attend(x))
+    expected = gain * x - shift * made.bounded("step").detach()
+    torch.testing.assert_close(float_gates.eval()(x), expected)
+    torch.testing.assert_close(float_gates.train()(x), expected, atol=1e-2, rtol=1e-2)  # but for the statistics
+
+
+def test_float_gates_leave_the_weights_and_need_float():
+    model = torch.nn.Sequential(*(torch.nn.Conv2d(3, 3, 1) for _ in range(4)))
+    stq.quantize(model, "float_gates", weight_bits=32, activation_bits=32)
+    found = {
+        path: (hasattr(layer, "parametrizations"), layer.input_quantizer.bits)
+        for path, layer in stq.quantized_layers(model)
+    }
+    assert found == {"1": (False, 32), "2": (False, 32)}  # as first and last have no gates
+    with pytest.raises(ValueError, match="float_gates rounds nothing"):
+        model[1].input_quantizer.record()
+
+
 def test_bytes_of_what_stays():
     made, _ = quantizer(range_gate="low_rank", threshold_gate="eca", inference="dynamic", rank=2, kernel_size=3)
     low_rank = 2 * CHANNELS + 2 * 2 * CHANNELS + 4 * 4  # codes; four scales

@@ -7,9 +7,10 @@ import timm
 import torch
 
 from stq.errors import InputError
+from stq.results.runs.result_file import read_result
 from stq.training import train
 from stq.training.build import build_data
-from stq.training.initial_weights import read_state, start_from
+from stq.training.initial_weights import float_config, float_folder, read_state, start_from
 from tests.composed import compose_config, float_run_of
 
 
@@ -37,6 +38,32 @@ def test_float_and_quantized_checkpoints_bring_their_float_weights(finished, run
     assert torch.equal(start.model.layer1[0].conv1.weight, trained["layer1.0.conv1.parametrizations.weight.original"])
     assert torch.equal(start.model.conv1.weight, trained["conv1.parametrizations.weight.original"])
     assert same(start.quantized_state, trained)
+
+
+def test_gates_go_on_from_the_float_baseline_that_has_them(runs):
+    gates = ("quantizer=double_st_dynamic", "init=gated_float_baseline", "init.float.trainer.max_epochs=1")
+    cfg = compose_config(runs, *gates, "trainer.max_epochs=0", folder="gated")
+    result = train(cfg)
+    float_cfg = float_config(cfg)
+    assert float_cfg.quantizer.method == "float_gates"
+    before = state_of(float_folder(float_cfg, build_data(float_cfg)))
+    after = state_of(cfg.paths.output_dir)
+    learned = [key for key in before if "_gate." in key]
+    assert learned
+    assert all(torch.equal(before[key], after[key]) for key in learned)
+    assert any(before[key].abs().max() > 0 for key in learned if key.endswith("2.weight"))
+    assert result["float_test_top1"] == read_result(float_folder(float_cfg, build_data(float_cfg)))["test_top1"]
+
+    other = compose_config(
+        runs,
+        "quantizer=double_st_dynamic",
+        "quantizer.settings.range_gate=channel",
+        "init=checkpoint",
+        f"init.path={float_folder(float_cfg, build_data(float_cfg))}/checkpoints/best.ckpt",
+        folder="other_gates",
+    )
+    with pytest.raises(InputError, match="has other gates"):
+        train(other)
 
 
 @pytest.mark.parametrize("tag", ["a1_in1k", "tv_in1k"])
