@@ -344,7 +344,8 @@ class FloatGates(DoubleStageST):
     """The gates of double-stage ST in a float network: ``g x - t s`` as it is, s the step of a quantizer of 3 bits.
 
     A float baseline that has what the quantized network has, so that what attention gives the network and what it
-    gives quantization are told apart. bits: 32. inference: "dynamic" unless told otherwise. Raises ValueError where asked for a record: there is no code.
+    gives quantization are told apart. bits: 32. inference: "dynamic" unless told otherwise. Raises ValueError where
+    asked for a record: there is no code.
     """
 
     rounds = False
