@@ -40,6 +40,7 @@ _HOMES = {
     "predict": "deploy.predict",
     "verify": "deploy.verify",
     "cost": "deploy.cost",
+    "layers_for_bytes": "deploy.equal_bytes",
     # runs
     "load_run": "training.run_folder",
     "InputError": "errors",

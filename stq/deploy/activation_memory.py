@@ -11,6 +11,7 @@ from torch import nn
 
 from ..quantization.surgery import input_quantizer, quantized_layers
 from ..quantizers import FLOAT_BITS
+from ..quantizers.kept_gates import KeptGates
 from .integer.freeze import freeze
 from .integer.inference import ELEMENTWISE, shapes
 from .network import Network, Node
@@ -31,17 +32,28 @@ def activation_peak(model: nn.Module, input_size: Sequence[int]) -> ActivationPe
 
     Element-by-element operations work in place, as each element of a layer's output is made. A value that only
     quantized layers read is stored as their codes, at their bits (once for each of them); any other value takes 4
-    bytes an element, and the codes of a quantized layer are made beside it while that layer runs. Raises InputError
-    for a model whose forward cannot be followed.
+    bytes an element, and the codes of a quantized layer are made beside it while that layer runs. So does one that a
+    layer with gates reads, which squeezes all of it before it makes a code. Raises InputError for a model whose
+    forward cannot be followed.
     """
     parameter = next(model.parameters(), torch.zeros(()))
     network = freeze(model, torch.zeros(1, *input_size, device=parameter.device), quantized=False)
     elements = {name: math.prod(shape) for name, shape in shapes(network, input_size).items()}
-    bits = {path: input_quantizer(layer).bits for path, layer in quantized_layers(model) if input_quantizer(layer)}
-    return ActivationPeak(_peak(network, elements, bits), _peak(network, elements, {}))
+    inputs = {path: input_quantizer(layer) for path, layer in quantized_layers(model) if input_quantizer(layer)}
+    bits = {path: quantizer.bits for path, quantizer in inputs.items()}
+    gated = {path for path, quantizer in inputs.items() if kept_gates(quantizer) is not None}
+    return ActivationPeak(_peak(network, elements, bits, gated), _peak(network, elements, {}, set()))
 
 
-def _peak(network: Network, elements: Mapping[str, int], bits: Mapping[str, int]) -> int:
+def kept_gates(quantizer: nn.Module | None) -> KeptGates | None:
+    """The gates of a quantizer that stay at inference, if any."""
+    try:
+        return None if quantizer is None else quantizer.record().gate
+    except ValueError:  # no static record
+        return None
+
+
+def _peak(network: Network, elements: Mapping[str, int], bits: Mapping[str, int], gated: set[str]) -> int:
     place = _places(network, elements)
     readers: dict[str, list[Node]] = {}
     last: dict[str, int] = {}
@@ -55,7 +67,8 @@ def _peak(network: Network, elements: Mapping[str, int], bits: Mapping[str, int]
     for node in network.nodes:
         if node.op == "constant" or place[node.name] in stored:
             continue
-        widths = [_bits(bits, reader) for reader in readers.get(place[node.name], ())]
+        reading = readers.get(place[node.name], ())
+        widths = [FLOAT_BITS if _path(reader) in gated else _bits(bits, reader) for reader in reading]
         size = elements[node.name]
         if widths and max(widths) < FLOAT_BITS:
             stored[place[node.name]] = sum(-(-size * width // 8) for width in widths)
@@ -76,7 +89,11 @@ def _peak(network: Network, elements: Mapping[str, int], bits: Mapping[str, int]
 
 
 def _bits(bits: Mapping[str, int], node: Node) -> int:
-    return bits.get(node.name.split("@")[0], FLOAT_BITS)
+    return bits.get(_path(node), FLOAT_BITS)
+
+
+def _path(node: Node) -> str:
+    return node.name.split("@")[0]
 
 
 def _places(network: Network, elements: Mapping[str, int]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from ..quantization.integer_forward import received_weight
 from ..quantization.modes import modes_put_back
 from ..quantization.surgery import float_weight, input_quantizer, quantized_layers, quantizers, weight_quantizer
 from ..quantizers import FLOAT_BITS, ActivationQuantizer, WeightQuantizer
-from .activation_memory import activation_peak
+from .activation_memory import activation_peak, kept_gates
 
 _CONVOLUTIONS = (nn.modules.conv._ConvNd,)
 _FLOAT_BYTES = 4
@@ -53,6 +53,8 @@ class Cost:
 
     macs and bops count every convolution and matrix product, those of two activations (attention) included.
     float_macs: those of them with a side in float: layers left there, products of activations, functions.
+    gate_macs: multiplications of gates that stay at inference, which macs and bops leave out: their maps, and one for
+    each input of a layer that has a gain. Such a layer's input is passed over twice, and kept as it is until then.
     activation_bytes is the peak of ``activation_memory``, None for a model whose order of operations cannot be traced.
     """
 
@@ -66,6 +68,12 @@ class Cost:
     float_activation_bytes: int | None
     layers: tuple[LayerCost, ...]
     float_macs: int = 0
+    gate_macs: int = 0
+
+    @property
+    def gate_bops(self) -> int:
+        """Bit operations of the gates that stay: by a parameter or a gain of 8 bits each, of a float."""
+        return self.gate_macs * 8 * FLOAT_BITS
 
     def __str__(self) -> str:
         rows = [
@@ -79,6 +87,8 @@ class Cost:
             rows.append(("activation peak, bytes", self.activation_bytes, self.float_activation_bytes))
         for name, deployed, full in rows:
             lines.append(f"{name:24}{deployed:>20,}{full:>20,}{full / max(deployed, 1):>8.2f}")
+        if self.gate_macs:
+            lines.append(f"{'multiplications of gates':24}{self.gate_macs:>20,}")
         if self.float_macs:
             share = self.float_macs / max(self.macs, 1)
             lines.append(f"{'MACs left in float':24}{self.float_macs:>20,}{share:>20.1%}")
@@ -114,7 +124,7 @@ def cost(model: nn.Module, input_size: Sequence[int]) -> Cost:
     Works on float and quantized models, calibrated or not; the model is left as it was. Raises ValueError where the
     model does not take an input of that size.
     """
-    layers, macs = _layer_costs(model, input_size)
+    layers, macs, gate_macs = _layer_costs(model, input_size)
     size = model_size(model)
     try:
         peak = activation_peak(model, input_size)
@@ -133,6 +143,7 @@ def cost(model: nn.Module, input_size: Sequence[int]) -> Cost:
         float_activation_bytes=peak and peak.float_bytes,
         layers=layers,
         float_macs=elsewhere + in_float,
+        gate_macs=gate_macs,
     )
 
 
@@ -157,10 +168,11 @@ def _record_bytes(quantizer: ActivationQuantizer) -> int:
     return _FLOAT_BYTES * numbers + (0 if record.gate is None else record.gate.stored_bytes)
 
 
-def _layer_costs(model: nn.Module, input_size: Sequence[int]) -> tuple[tuple[LayerCost, ...], int]:
-    """The layers, and the multiplications of the whole model."""
+def _layer_costs(model: nn.Module, input_size: Sequence[int]) -> tuple[tuple[LayerCost, ...], int, int]:
+    """The layers, the multiplications of the whole model, and those of its gates."""
     foreign = {id(module) for quantizer in quantizers(model) for module in quantizer.modules()}
     found: list[LayerCost] = []
+    of_gates: list[int] = []
 
     def hook_for(path: str):
         def hook(layer: nn.Module, _args, output: Tensor) -> None:
@@ -172,6 +184,8 @@ def _layer_costs(model: nn.Module, input_size: Sequence[int]) -> tuple[tuple[Lay
             weights, activations = weight_quantizer(layer), input_quantizer(layer)
             bits = [FLOAT_BITS if q is None else q.bits for q in (weights, activations)]
             found.append(LayerCost(path, macs, *bits, tuple(output.shape[1:])))
+            if (gates := kept_gates(activations)) is not None:
+                of_gates.append(gates.multiplications(_args[0].numel()))
 
         return hook
 
@@ -189,7 +203,7 @@ def _layer_costs(model: nn.Module, input_size: Sequence[int]) -> tuple[tuple[Lay
     finally:
         for handle in handles:
             handle.remove()
-    return tuple(found), counter.get_total_flops() // 2
+    return tuple(found), counter.get_total_flops() // 2, sum(of_gates)
 
 
 def _zeros(model: nn.Module, input_size: Sequence[int]) -> Tensor:

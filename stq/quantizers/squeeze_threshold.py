@@ -65,8 +65,14 @@ def mean_of_clipped(x: Tensor, ratio: Tensor, low: int, high: int) -> Tensor:
 
 @fused
 def shifted(x: Tensor, ratio: Tensor, shift: Tensor, step: Tensor) -> Tensor:
-    """``s * (g x / s - t)``: what rounds at thresholds, before it clips and rounds."""
+    """``s * (g x / s - t)``: what rounds at thresholds, without clipping and rounding."""
     return step * (ratio * x - shift)
+
+
+@fused
+def shifted_above_zero(x: Tensor, ratio: Tensor, shift: Tensor, step: Tensor) -> Tensor:
+    """``s * max(g x / s - t, 0)``."""
+    return step * (ratio * x - shift).relu()
 
 
 @register_quantizer("double_st", weights="lsq")
@@ -339,9 +345,21 @@ class FrozenDoubleStageST(DoubleStageST):
         super().__init__(*args, inference=inference, **settings)
 
 
+@register_quantizer("double_st_dynamic", weights="lsq")
+class DynamicDoubleStageST(DoubleStageST):
+    """Double-stage ST with two MLPs that stay, on standardized statistics: the most accurate, and the largest."""
+
+    def __init__(self, *args, **settings):
+        chosen = {"range_gate": "mlp", "threshold_gate": "mlp", "inference": "dynamic", "anneal": 0.0}
+        super().__init__(*args, **chosen | {"standardize": True, "attention_lr_factor": 3.0} | settings)
+
+
 @register_quantizer("float_gates", weights="lsq")
 class FloatGates(DoubleStageST):
-    """The gates of double-stage ST in a float network: ``g x - t s`` as it is, s the step of a quantizer of 3 bits.
+    """The gates of double-stage ST in a float network: ``g x - t s``, s the step of a quantizer of 3 bits.
+
+    Of a non-negative input, what falls below zero is zero, as it is when it is quantized: a network that had learned to
+    use it would lose it then.
 
     A float baseline that has what the quantized network has, so that what attention gives the network and what it
     gives quantization are told apart. bits: 32. inference: "dynamic" unless told otherwise. Raises ValueError where
@@ -376,7 +394,7 @@ class FloatGates(DoubleStageST):
     def kernel(self, x: Tensor) -> tuple[Kernel, tuple] | None:
         """As in double-stage ST, without clipping and rounding."""
         found = super().kernel(x)
-        return found and (shifted, found[1][:3])
+        return found and (shifted if self.signed else shifted_above_zero, found[1][:3])
 
     def _code(self, v: Tensor) -> Tensor:
-        return v
+        return v if self.signed else v.relu()

@@ -154,9 +154,16 @@ def is_quantized(cfg: DictConfig) -> bool:
         raise InputError(f"quantizer.method={cfg.quantizer.method}: {error}") from error
 
 
+# what a configuration means that does not say so, of a run from before gates could be chosen
+_GATED = ("double_st", "st")
+_BEFORE_GATES = {"range_gate": "mlp", "threshold_gate": "mlp", "inference": "static", "standardize": False}
+
+
 def add_quantizers(model: nn.Module, cfg: DictConfig) -> nn.Module:
     """``stq.quantize`` with the configuration's bits, methods and policy. Raises InputError for what is wrong there."""
     settings = plain(cfg.quantizer)
+    if settings["method"] in _GATED:
+        settings["settings"] = _BEFORE_GATES | settings["settings"]
     settings["weight_settings"] = {k: v for k, v in settings["weight_settings"].items() if v is not None}
     try:
         return quantize(

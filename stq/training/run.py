@@ -204,9 +204,9 @@ def _calibrate_or_restore(model: nn.Module, start: Start, data: pl.LightningData
     if same:
         model.load_state_dict(state)
         return
-    summary = calibrate(model, data.calibration_batch())
     if start.gates and own.keys() & start.gates.keys():
         _load_gates(model, start.gates)
+    summary = calibrate(model, data.calibration_batch())
     signed = [row.path for row in summary if row.input == "signed"]
     log.info("signed inputs: %s; all other quantized inputs are non-negative", ", ".join(signed) or "none")
 

@@ -76,6 +76,45 @@ def test_residual_stays_in_float_and_codes_are_made_beside_it():
     assert cost(model, (1, 8, 8)).activation_bytes == 4 * 256 + 2 * 256 // 8 + 256
 
 
+def test_gates_cost_what_they_multiply_and_what_they_wait_for():
+    def network():
+        layers = [nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1), nn.ReLU(), nn.Flatten()]
+        return nn.Sequential(*layers, nn.Linear(128, 10))
+
+    gates = {"range_gate": "channel", "threshold_gate": "eca", "kernel_size": 3, "inference": "dynamic"}
+    gated = stq.quantize(network(), "double_st", weight_bits=2, activation_bits=2, settings=gates)
+    plain = stq.quantize(network(), "lsq", weight_bits=2, activation_bits=2)
+    found, without = cost(gated, (1, 8, 8)), cost(plain, (1, 8, 8))
+    # channel: a weight and a bias for each of 4 channels; eca: at least one a channel; each standardized; a gain each
+    assert (found.gate_macs, without.gate_macs) == ((8 + 4) + (4 + 4) + 4 * 64, 0)
+    assert found.gate_bops == found.gate_macs * 8 * 32
+    assert (found.macs, found.bops) == (without.macs, without.bops)
+    # what the second convolution reads is kept in float until it has been squeezed, its codes beside it
+    assert without.activation_bytes == 2 * 4 * 64 // 8 + 2 * 64
+    assert found.activation_bytes == 4 * 4 * 64 + 2 * 4 * 64 // 8 + 2 * 64
+    assert "multiplications of gates" in str(found)
+
+
+def test_equal_bytes_are_reached_from_the_last_layer_backwards():
+    def network(**layers):
+        torch.manual_seed(0)
+        shapes = [(3, 8), (8, 8), (8, 16), (16, 16), (16, 10)]
+        model = nn.Sequential(*(nn.Conv2d(*shape, 3) for shape in shapes))
+        return stq.quantize(model, "lsq", weight_bits=3, activation_bits=3, **layers)
+
+    plain = model_size(network()).size_bytes
+    for more in (1, 200, 500, 600, 900):
+        chosen = stq.layers_for_bytes(network(), plain + more)
+        assert list(chosen) == ["3", "2", "1"][: len(chosen)]
+        assert model_size(network(layers=chosen)).size_bytes >= plain + more
+        fewer = dict(chosen)
+        path = list(chosen)[-1] if max(v["weight_bits"] for v in chosen.values()) == 4 else "3"
+        fewer[path] = {"weight_bits": chosen[path]["weight_bits"] - 1}
+        assert model_size(network(layers=fewer)).size_bytes < plain + more
+    with pytest.raises(ValueError, match="fewer than the 100,000 wanted"):
+        stq.layers_for_bytes(network(), 100_000)
+
+
 def test_model_is_left_as_it_was():
     model = stq.quantize(small_network(), "double_st", weight_bits=3, activation_bits=3).train()
     before = {name: value.clone() for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}

@@ -15,7 +15,7 @@ from stq.quantizers.base import ActivationQuantizer
 from stq.quantizers.fused import set_kernels
 from tests.small_networks import awaken, small_network
 
-METHODS = [name for name in stq.list_quantizers() if name not in ("none", "float_gates")]
+METHODS = [name for name in stq.list_quantizers() if name not in ("none", "float_gates", "double_st_dynamic")]
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import torch
 
 from stq.quantizers import get_method, get_weight_quantizer, list_quantizers, list_weight_quantizers
 
-METHODS = [name for name in list_quantizers() if name not in ("none", "float_gates")]
+METHODS = [name for name in list_quantizers() if name not in ("none", "float_gates", "double_st_dynamic")]
 WEIGHT_METHODS = list_weight_quantizers()
 CHANNELS = 4
 

@@ -56,8 +56,8 @@ def check_own(name):
 
 
 def test_the_methods_of_the_issue_are_there():
-    quantizing = ["dorefa", "double_st", "double_st_frozen", "lsq", "lsq_plus", "pact", "st"]
-    assert stq.list_quantizers() == sorted([*quantizing, "float_gates", "none"])
+    forms = ["double_st_dynamic", "double_st_frozen", "float_gates", "none"]
+    assert stq.list_quantizers() == sorted(["dorefa", "double_st", "lsq", "lsq_plus", "pact", "st", *forms])
     assert stq.list_weight_quantizers() == ["dorefa", "lsq", "lsq_symmetric", "sawb"]
 
 
@@ -73,6 +73,7 @@ def test_every_method_is_paired_with_a_weight_quantizer():
     assert pairs == {
         "double_st": "lsq",
         "double_st_frozen": "lsq",
+        "double_st_dynamic": "lsq",
         "float_gates": "lsq",
         "st": "lsq",
         "lsq": "lsq",
@@ -122,7 +123,7 @@ def test_unknown_names_give_the_nearest_valid_one():
         get_method("lsqq")
     with pytest.raises(ValueError, match="no weight quantizer named 'dorefaa': did you mean 'dorefa'"):
         get_weight_quantizer("dorefaa")
-    with pytest.raises(ValueError, match="there are dorefa, double_st, double_st_frozen, float_gates, lsq"):
+    with pytest.raises(ValueError, match="there are dorefa, double_st, double_st_dynamic, "):
         get_method("xyz")
 
 

@@ -40,9 +40,9 @@ def test_float_and_quantized_checkpoints_bring_their_float_weights(finished, run
     assert same(start.quantized_state, trained)
 
 
-def test_gates_go_on_from_the_float_baseline_that_has_them(runs):
+def test_gates_go_on_from_the_float_baseline_that_has_them(tmp_path):
     gates = ("quantizer=double_st_dynamic", "init=gated_float_baseline", "init.float.trainer.max_epochs=1")
-    cfg = compose_config(runs, *gates, "trainer.max_epochs=0", folder="gated")
+    cfg = compose_config(tmp_path, *gates, "trainer.max_epochs=0", folder="gated")
     result = train(cfg)
     float_cfg = float_config(cfg)
     assert float_cfg.quantizer.method == "float_gates"
@@ -55,7 +55,7 @@ def test_gates_go_on_from_the_float_baseline_that_has_them(runs):
     assert result["float_test_top1"] == read_result(float_folder(float_cfg, build_data(float_cfg)))["test_top1"]
 
     other = compose_config(
-        runs,
+        tmp_path,
         "quantizer=double_st_dynamic",
         "quantizer.settings.range_gate=channel",
         "init=checkpoint",

@@ -45,7 +45,7 @@ def render(sheets, apart) -> str:
         result = run.result
         facts = {key: result[key] for key in ("weight_bits", "activation_bits")}
         kind = "failed" if result["status"] == "failed" else "cut short"
-        why = {"row": result["method"], "seeds": result["seed"], "remarks": result["error"] or result.get("cut_short")}
+        why = {"row": run.method, "seeds": result["seed"], "remarks": result["error"] or result.get("cut_short")}
         writer.writerow({"kind": kind, "group": f"{result['data']}, {result['model']}"} | facts | why)
     return out.getvalue()
 

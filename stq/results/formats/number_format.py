@@ -133,7 +133,7 @@ def failure(run: Run) -> str:
     bits = f"{facts['weight_bits']}/{facts['activation_bits']} bits"
     cut = facts.get("cut_short")
     reason = f"cut short by {cut}" if cut and facts["status"] == "done" else facts["error"] or "no reason recorded"
-    return one_line(f"{run.name} ({facts['method']}, {bits}, seed {facts['seed']}): {reason}")
+    return one_line(f"{run.name} ({run.method}, {bits}, seed {facts['seed']}): {reason}")
 
 
 def _probability(p: float | None) -> str:

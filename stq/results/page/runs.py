@@ -79,7 +79,7 @@ def _values(run: Run, group: Group | None) -> list[tuple[float | str, str]]:
     accuracy = result["test_top1"]
     gap = None if baseline is None or accuracy is None else accuracy - baseline
     size = result["size_bytes"]
-    names = [run.name, result["data"], result["model"], result["method"]]
+    names = [run.name, result["data"], result["model"], run.method]
     commit = str(result["git_commit"] or DASH)
     return [
         *((name, name) for name in names),

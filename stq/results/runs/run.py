@@ -43,6 +43,18 @@ class Run:
         return self.path.name.removesuffix(f".{FILE_NAME}") if self.path.name != FILE_NAME else self.path.parent.name
 
     @property
+    def method(self) -> str:
+        """By the name that says what ran: double_st with both stages frozen, or with MLPs kept, has one of its own."""
+        name, settings = self.result["method"], self.settings
+        if name != "double_st" or not any(key.startswith("quantizer.") for key in settings):  # they are not known
+            return name
+        gates = {settings.get(f"quantizer.settings.{stage}_gate", "mlp") for stage in ("range", "threshold")}
+        inference = settings.get("quantizer.settings.inference", "static")
+        if inference == "dynamic" and gates == {"mlp"}:
+            return "double_st_dynamic"
+        return "double_st_frozen" if inference == "static" else name
+
+    @property
     def bits(self) -> tuple[int, int]:
         """Bit widths of weights and activations."""
         return self.result["weight_bits"], self.result["activation_bits"]

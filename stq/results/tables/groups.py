@@ -13,6 +13,8 @@ from .significance import mean_and_spread
 
 FLOAT = "float baseline"
 FLOAT_CONTROL = "float, trained on"
+FLOAT_GATES = "float with gates"
+FLOAT_METHODS = ("none", "float_gates")
 Bits = tuple[int, int]
 
 
@@ -114,7 +116,7 @@ def make_groups(runs: Iterable[Run]) -> list[Group]:
             run.result["float_size_bytes"] or 0,
             fingerprint if len(contents[run.result["data"]]) > 1 else "",
         )
-        if run.result["method"] == "none":
+        if run.method in FLOAT_METHODS:
             floats[network].append(run)
         else:
             quantized[(*network, run.result["first_last_bits"])].append(run)
@@ -140,14 +142,18 @@ def _group(key: tuple, quantized: list[Run], float_runs: list[Run]) -> Group:
     data, model, size, fingerprint, first_last_bits = key
     by_method: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in quantized:
-        by_method[run.result["method"], run.result["weight_method"] or "float"].append(run)
+        by_method[run.method, run.result["weight_method"] or "float"].append(run)
     names = [method for method, _ in by_method]
     rows = []
     for (method, weights), members in sorted(by_method.items()):
         rows += _rows(method, f"{method} ({weights} weights)" if names.count(method) > 1 else method, members)
-    baseline = [run for run in float_runs if run.result["float_test_top1"] is None]
-    trained_on = [run for run in float_runs if run.result["float_test_top1"] is not None]
+    baseline, trained_on, gated, gated_on = (
+        [run for run in float_runs if run.method == method and (run.result["float_test_top1"] is None) is begins]
+        for method in FLOAT_METHODS
+        for begins in (True, False)
+    )
     floats = _rows("none", FLOAT, baseline) + _rows("none", FLOAT_CONTROL, trained_on)
+    floats += _rows("float_gates", FLOAT_GATES, gated) + _rows("float_gates", f"{FLOAT_GATES}, trained on", gated_on)
     some = (quantized or float_runs)[0].result
     group = Group(data, model, first_last_bits, some["parameters"], size or None, rows, floats, {}, fingerprint or None)
     _note_floats(group, quantized or trained_on, baseline)

@@ -17,7 +17,7 @@ from tests.deploy.runtimes import onnx_scores as scores
 from tests.small_networks import awaken, calibrated, small_network
 
 CODES = 64 + 3 * 512 + 128 + 12 * 16 + 16  # a sample's, in the small network
-METHODS = [name for name in stq.list_quantizers() if name not in ("none", "float_gates")]
+METHODS = [name for name in stq.list_quantizers() if name not in ("none", "float_gates", "double_st_dynamic")]
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])

@@ -173,6 +173,39 @@ def test_the_float_baseline_that_brackets_refer_to_has_its_row(tmp_path):
     assert sheet.ours[0].entries[2, 2].gap == -2.0
 
 
+def test_forms_of_double_st_are_named_by_what_ran(tmp_path):
+    forms = {
+        "double_st_frozen": "{anneal: 0.7}",  # of before there was a choice
+        "double_st_dynamic": "{inference: dynamic, range_gate: mlp, threshold_gate: mlp}",
+        "double_st": "{inference: range, range_gate: mlp}",
+    }
+    for seed, settings in enumerate(forms.values()):
+        folder = make_run(tmp_path / str(seed), method="double_st", seed=seed)
+        (folder / "config.yaml").write_text(f"quantizer: {{method: double_st, settings: {settings}}}\n")
+    rows = only_group(tmp_path).rows
+    assert {row.label: [*row.cells[2, 2].runs] for row in rows} == {name: [seed] for seed, name in enumerate(forms)}
+
+
+def test_both_float_baselines_are_in_the_table(tmp_path):
+    gates = FLOAT | {"method": "float_gates"}
+    for name, facts, top1, start in (
+        ("a", FLOAT, 60.0, None),
+        ("b", FLOAT, 61.0, 60.0),
+        ("c", gates, 62.0, None),
+        ("d", gates, 63.0, 62.0),
+    ):
+        make_run(tmp_path / name, **facts, test_top1=top1, float_test_top1=start)
+    make_run(tmp_path / "lsq", test_top1=59.0, float_test_top1=60.0)
+    sheet = only_sheet(tmp_path)
+    assert [(line.label, line.entries[32, 32].mean) for line in sheet.floats] == [
+        ("float baseline", 60.0),
+        ("float, trained on", 61.0),
+        ("float with gates", 62.0),
+        ("float with gates, trained on", 63.0),
+    ]
+    assert sheet.ours[0].entries[2, 2].gap == -1.0
+
+
 def test_a_run_cut_short_is_in_no_table(tmp_path):
     make_run(tmp_path / "a")
     make_run(tmp_path / "b", seed=1, test_top1=3.0, cut_short="trainer.overfit_batches=1")
