@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-all benchmark benchmark-deploy test-oldest lint format docs clean
+.PHONY: help install dev demo test test-all benchmark benchmark-deploy benchmark-c test-oldest lint format docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,9 @@ benchmark: $(VENV)/.dev ## time and memory of a training step beside float
 
 benchmark-deploy: $(VENV)/.dev ## times of exported networks beside float
 	$(BIN)/python experiments/deployment/benchmark.py
+
+benchmark-c: $(VENV)/.dev ## flash, RAM and instructions of exported C on a Cortex-M4 (needs its compiler and QEMU)
+	$(BIN)/python experiments/microcontroller/benchmark.py
 
 test-oldest: $(VENV)/.dev ## run exported files in the oldest ONNX Runtime that pyproject.toml declares
 	$(BIN)/python tests/deploy/onnx/oldest_runtime.py

@@ -12,7 +12,8 @@ def _export(cfg: DictConfig) -> None:
     check_types(cfg, RUN)
     from .export_run import export_run
 
-    export_run(cfg.run, cfg.target or cfg.format, cfg.output, cfg.benchmark, trusted(cfg), cfg.pixels)
+    options = {key: value for key, value in cfg.c.items() if value is not None}
+    export_run(cfg.run, cfg.target or cfg.format, cfg.output, cfg.benchmark, trusted(cfg), cfg.pixels, options)
 
 
 main = application(_export, "export", sweeps=False)

@@ -13,6 +13,7 @@ import torch
 
 from ..deploy.about import About
 from ..deploy.benchmark import time_both
+from ..deploy.c.compilers import object_size
 from ..deploy.cost import cost
 from ..deploy.export import export
 from ..deploy.integer.freeze import freeze
@@ -34,11 +35,13 @@ def export_run(
     latency: bool = False,
     trust: Sequence[str] = (),
     pixels: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> Path:
     """Export a run folder's selected checkpoint, compare it with the model on the test set, and print what was found.
 
     output: the file; by default ``export/model`` with the format's ending, in the run folder. latency: also time the
-    ONNX file beside the float network. trust: as ``load_run`` takes it. pixels: the file takes uint8 images.
+    ONNX file beside the float network. trust: as ``load_run`` takes it. pixels: the file takes uint8 images. options:
+    of the target, sizes as 262144 or 256k.
 
     Raises InputError for a folder that is no run, or what cannot be exported.
     """
@@ -47,6 +50,7 @@ def export_run(
         raise InputError(f"benchmark=true times ONNX Runtime and OpenVINO; format={format} has no such timing")
     if pixels and format in ("c", "packed"):
         raise InputError(f"pixels=true is of the ONNX formats; format={format} takes prepared images")
+    chosen = {key: _bytes(key, value) if key in ("flash", "ram") else value for key, value in (options or {}).items()}
     quieten()
     model, data, _ = load_run(run, trust)
     if not any(True for _ in quantized_layers(model)):
@@ -56,9 +60,11 @@ def export_run(
     batches = [batch[0] for batch in data.test_dataloader()]
     network, size = freeze(model, batches[0]), tuple(batches[0].shape[1:])
     about = _about(data, _recorded(Path(run)), pixels)
-    path = export(network, batches[0], output or Path(run) / "export" / f"model{suffix}", format, about)
+    path = export(network, batches[0], output or Path(run) / "export" / f"model{suffix}", format, about, **chosen)
     print(f"file       {path}, {path.stat().st_size:,} bytes")
     print(cost(model, size))
+    if format == "c":
+        print(f"object     {object_size(path)}")
     print(f"integers   {verify(model, network, batches)}")
     if format in ("qdq", "openvino") and (large := may_saturate(network)):
         print(
@@ -72,6 +78,16 @@ def export_run(
             full = export(freeze(model, batches[0], quantized=False), batches[0], Path(folder) / "float.onnx")
             print(f"latency    {time_both(full, path, size, runner)}")
     return path
+
+
+def _bytes(name: str, given: str | int) -> int:
+    """262144, or 256k."""
+    text = str(given).lower().removesuffix("b")
+    unit = {"k": 1024, "m": 1024**2}.get(text[-1:], 1)
+    digits = text[:-1] if unit > 1 else text
+    if not digits.isdigit():
+        raise InputError(f"c.{name}={given} is not a size: use bytes, or as in 256k and 2M")
+    return int(digits) * unit
 
 
 def _recorded(run: Path) -> Mapping[str, Any]:

@@ -135,6 +135,7 @@ RUN: Mapping[str, SettingType] = {
     "format": _NAME,
     "target": _or_null(_NAME),
     "pixels": _FLAG,
+    "c.prefix": _or_null(_NAME),
     "output": _or_null(_PATH),
     "benchmark": _FLAG,
 }

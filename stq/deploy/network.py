@@ -29,6 +29,9 @@ Operations of ``Node.op``, their attributes and their arrays:
         made by ``thresholds.fuse``, which marks the layer before it ``fused`` (its output stays the accumulator):
         code = low + how many of the channel's thresholds are at most sign[o] * acc
 
+    table       bits low high      | table                     code = low + table[sum of (code - low) of its inputs]
+        made for C, where it replaces functions of codes (see ``c/integers.py``)
+
 The axis of quantize is counted from the end (-3 in (N, C, H, W)); affine, prelu and threshold are per channel on axis
 1; all others count from the front.
 """
@@ -120,7 +123,7 @@ class Network:
 def operand_limits(network: Network, layer: Node) -> tuple[int, int]:
     """Least and largest integer an integer layer multiplies its weights with; 0 is among them where it pads."""
     quantize = network[layer.inputs[0]]
-    while quantize.op not in (*QUANTIZERS, "threshold"):
+    while quantize.op not in (*QUANTIZERS, "threshold", "table"):
         quantize = network[quantize.inputs[0]]
     ends = [layer["code_gain"] * quantize[key] + layer["code_offset"] for key in ("low", "high")]
     return (min(0, *ends), max(0, *ends)) if any(layer.attributes.get("pads", ())) else (min(ends), max(ends))

@@ -70,7 +70,7 @@ def _c(path: Path, x: np.ndarray) -> np.ndarray:
         raise InputError("running format='c' needs a C compiler, and no gcc or cc is installed")
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "program"
-        flags = ["-std=c99", "-Wall", "-Werror", "-O2"]
-        subprocess.run([compiler, *flags, str(path.with_suffix(".c")), "-o", str(program)], check=True)
+        flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-O2", "-DSTQ_MAIN"]
+        subprocess.run([compiler, *flags, str(path.with_suffix(".c")), "-o", str(program), "-lm"], check=True)
         done = subprocess.run([program], input=np.ascontiguousarray(x).tobytes(), capture_output=True, check=True)
     return np.array(done.stdout.split(), dtype=np.int64)

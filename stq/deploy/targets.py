@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import InputError, nearest
-from .about import About
-from .network import Network
 
-Writer = Callable[[Network, tuple[int, ...], Path, About], Path]
+Writer = Callable[..., Path]  # of a network, the size of its input, a path, what is said about it, and options
 
 
 class Target(NamedTuple):
     """A target: its ending, "module:function" of its writer in this package, what runs its files, what it is for.
 
-    gates: whether it carries scales that depend on the input.
+    gates: whether it carries scales that depend on the input. options: names of the settings that its writer takes.
     """
 
     suffix: str
@@ -25,6 +23,7 @@ class Target(NamedTuple):
     runner: str
     purpose: str
     gates: bool = True
+    options: tuple[str, ...] = ()
 
 
 TARGETS: dict[str, Target] = {
@@ -34,7 +33,7 @@ TARGETS: dict[str, Target] = {
     "tensorrt": Target(".tensorrt.onnx", "qdq.tensorrt_file:export_tensorrt", "onnxruntime", "TensorRT"),
     "finn": Target(".finn.onnx", "qonnx.quant_file:export_finn", "qonnx", "FINN (QONNX's Quant)", False),
     "hls4ml": Target(".hls4ml.onnx", "qonnx.quant_file:export_hls4ml", "qonnx", "hls4ml (QONNX's Quant)", False),
-    "c": Target(".h", "c.c_file:export_c", "c", "microcontrollers, C99", False),
+    "c": Target(".h", "c.c_file:export_c", "c", "microcontrollers, C99", options=("prefix", "flash", "ram")),
     "packed": Target(".safetensors", "packed.packed_file:export_packed", "packed", "storage, a reader of your own"),
     "onnx": Target(".onnx", "onnx.onnx_file:export_onnx", "onnxruntime", "another name for onnxruntime"),
     "qonnx": Target(".qonnx.onnx", "qonnx.qonnx_file:export_qonnx", "qonnx", "QONNX's MultiThreshold", False),

@@ -7,7 +7,7 @@ import stq
 from stq.errors import InputError
 from tests.small_networks import awaken, small_network
 
-FORMATS = ["onnxruntime", "qdq", "openvino", "packed"]
+FORMATS = ["onnxruntime", "qdq", "openvino", "packed", "c"]
 
 
 def network(gate, inference, bits=3):
@@ -54,7 +54,7 @@ def test_the_gate_attends_in_the_file(tmp_path):
     assert stq.freeze(other, x[:1]).gated is None
 
 
-@pytest.mark.parametrize("format", ["finn", "hls4ml", "qonnx", "c"])
+@pytest.mark.parametrize("format", ["finn", "hls4ml", "qonnx"])
 def test_what_carries_no_gate_refuses_and_names_the_method_that_goes(format, tmp_path):
     model, x = network("channel", "range")
     with pytest.raises(InputError, match="double_st_frozen"):

@@ -99,6 +99,8 @@ def evaluate(network: Network, node: Node, inputs: list[Tensor]) -> Tensor:
     """One operation."""
     if node.op in ELEMENTWISE:
         return ELEMENTWISE[node.op](inputs[0])
+    if node.op == "table":
+        return _table(network, node, inputs)
     if node.op in ("conv", "linear"):
         accumulator = accumulate(network, node, inputs[0])
         return accumulator if node.attributes.get("fused") else real_output(node, accumulator, inputs[0])
@@ -173,6 +175,17 @@ def _threshold(node: Node, accumulator: Tensor) -> Tensor:
     for level in torch.from_numpy(node.arrays["thresholds"]).unbind(1):
         codes += signed >= level.reshape(shape)
     return codes
+
+
+def _table(network: Network, node: Node, inputs: list[Tensor]) -> Tensor:
+    total = torch.zeros_like(inputs[0])
+    for name, codes in zip(node.inputs, inputs, strict=True):
+        source = network[name]
+        while "low" not in source.attributes:
+            source = network[source.inputs[0]]
+        total = total + (codes - source["low"])
+    table = torch.from_numpy(node.arrays["table"]).to(torch.int32)
+    return node["low"] + table[total.long()]
 
 
 def _float_layer(node: Node, x: Tensor) -> Tensor:

@@ -1,3 +1,5 @@
+"""The exported C, compiled with all warnings as errors and with sanitizers, against the integer reference."""
+
 import re
 import shutil
 import subprocess
@@ -6,21 +8,29 @@ import numpy as np
 import pytest
 import timm
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 import stq
 import stq.models
 from stq.deploy.integer.freeze import freeze
 from stq.deploy.integer.inference import run
 from stq.errors import InputError
-from tests.small_networks import calibrated, small_network
+from tests.small_networks import awaken, calibrated, small_network
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+FLAGS = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+METHODS = [name for name in stq.list_quantizers() if name not in ("none", "float_gates")]
+
+
+def built(folder, *sources, flags=()):
+    program = folder / "program"
+    subprocess.run(["gcc", *FLAGS, *flags, *map(str, sources), "-o", str(program), "-lm"], check=True)
+    return program
 
 
 def predictions(header, x):
-    program = header.with_suffix("")
-    flags = ["-std=c99", "-Wall", "-Werror", "-O1"]
-    subprocess.run(["gcc", *flags, str(header.with_suffix(".c")), "-o", str(program)], check=True)
+    program = built(header.parent, header.with_suffix(".c"), flags=["-DSTQ_MAIN"])
     done = subprocess.run([program], input=x.numpy().tobytes(), capture_output=True, check=True)
     return np.array(done.stdout.split(), dtype=int)
 
@@ -34,8 +44,9 @@ def test_trained_network_predicts_the_same(trained, digits, bits, tmp_path):
     assert np.array_equal(predictions(header, images), expected)
 
 
-@pytest.mark.parametrize(("method", "bits"), [("dorefa", 8), ("lsq_plus", 3), ("pact", 1)])
-def test_equals_the_reference(method, bits, tmp_path):
+@pytest.mark.parametrize("bits", [1, 3, 8])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_equals_the_reference(method, bits, tmp_path):
     torch.manual_seed(0)
     model, x = calibrated(small_network(), (1, 8, 8), method, bits), torch.randn(64, 1, 8, 8)
     network = freeze(model, x)
@@ -43,38 +54,143 @@ def test_equals_the_reference(method, bits, tmp_path):
     assert np.array_equal(predictions(header, x), run(network, x).argmax(1))
 
 
-def test_residual_network_of_ours(tmp_path):
+@pytest.mark.parametrize("bits", [2, 5, 6, 7])
+def test_weights_and_activations_of_other_bits(bits, tmp_path):
     torch.manual_seed(0)
-    model = calibrated(timm.create_model("resnet8", in_chans=1), (1, 8, 8), "double_st", 2, first_last_bits=8)
-    x = torch.randn(64, 1, 8, 8)
-    with torch.no_grad():
-        expected = model(x).argmax(1).numpy()
-    assert np.array_equal(predictions(stq.export(model, x, tmp_path / "model.h", format="c"), x), expected)
+    policy = {"weight_bits": bits, "activation_bits": 9 - bits, "first_last_bits": None}
+    model, x = stq.quantize(small_network(), "lsq", **policy), torch.randn(64, 1, 8, 8)
+    stq.calibrate(model, x)
+    network = freeze(model.eval(), x)
+    header = stq.export(network, x, tmp_path / "model.h", format="c")
+    assert np.array_equal(predictions(header, x), run(network, x).argmax(1))
 
 
-def test_inner_loops_are_integer(trained, digits, tmp_path):
-    code = stq.export(trained(3), digits[2], tmp_path / "model.h", format="c").read_text()
-    products = re.findall(r"acc \+= (\w+)\[.*?\] \* (\w+)\[", code)
-    assert len(products) == 7
-    for names in products:
-        for name in names:
-            assert re.search(rf"static (const )?(u?int8_t|int16_t) {name}\[", code), name
-    assert set(re.findall(r"(\w+) acc = 0;", code)) == {"int32_t"}
-    assert re.search(r"static const int32_t \w+_thresholds\[", code)
-    assert "malloc" not in code
+class Mixed(nn.Module):
+    """Groups, strides, a concatenation, squeeze-and-excitation, pools that round up and count padding, upsampling."""
 
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.grouped = nn.Conv2d(8, 12, 3, stride=2, padding=1, groups=4)
+        self.depthwise = nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8)
+        self.squeeze, self.excite = nn.Conv2d(20, 6, 1), nn.Conv2d(6, 20, 1)
+        self.wide = nn.Conv2d(20, 10, (1, 3), padding=(0, 2), dilation=(1, 2))
+        self.last = nn.Linear(40, 5)
 
-class _Half(torch.nn.Module):
     def forward(self, x):
-        return x * 0.5
+        x = F.hardswish(self.first(x))
+        x = torch.cat([F.silu(self.grouped(x)), torch.sigmoid(self.depthwise(x))], 1)
+        x = x * torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True)))))
+        x = F.interpolate(F.max_pool2d(x, 3, 2, ceil_mode=True), scale_factor=2.0, mode="nearest")
+        x = F.leaky_relu(self.wide(F.avg_pool2d(x, 3, 2, padding=1, ceil_mode=True)))
+        return self.last(F.adaptive_avg_pool2d(x, 2).flatten(1)) * 0.5
 
 
-@pytest.mark.parametrize(
-    ("between", "named"), [(torch.nn.SiLU, r"'1' \(silu\)"), (_Half, r"'1.constant' \(constant\)")]
-)
+@pytest.mark.parametrize("bits", [2, 4])
+def test_what_networks_are_made_of(bits, tmp_path):
+    torch.manual_seed(0)
+    model, x = calibrated(Mixed(), (3, 13, 9), "lsq", bits), torch.randn(64, 3, 13, 9)
+    network = freeze(model, x)
+    header = stq.export(network, x, tmp_path / "model.h", format="c")
+    found, scores = predictions(header, x), run(network, x)
+    top = scores.topk(2).values
+    clear = ((top[:, 0] - top[:, 1]) > 1e-4 * scores.abs().max()).numpy()  # a sigmoid of two libraries may differ
+    assert clear.mean() > 0.9
+    assert np.array_equal(found[clear], scores.argmax(1).numpy()[clear])
+
+
+@pytest.mark.parametrize("bits", [1, 3])
+def test_additions_of_codes_need_no_real_numbers(bits, tmp_path):
+    torch.manual_seed(0)
+    size = (3, 16, 16)
+    policy = {"weight_bits": bits, "activation_bits": bits, "residual_bits": 8}
+    model = stq.quantize(awaken(timm.create_model("resnet8", num_classes=10)).eval(), "lsq", **policy)
+    stq.calibrate(model, torch.randn(8, *size))
+    x = torch.randn(32, *size)
+    network = freeze(model.eval(), x)
+    header = stq.export(network, x, tmp_path / "m.h", format="c")
+    assert np.array_equal(predictions(header, x), run(network, x).argmax(1))
+    code = header.with_suffix(".c").read_text()
+    body = code[code.index("static void stq_run") : code.index("#ifdef STQ_MAIN")]
+    real = [block.split(":")[0] for block in body.split("/* ")[1:] if "float" in block or "_real(" in block]
+    assert set(real) <= {"layer3.0.act2", "global_pool.pool", "global_pool.mean", "fc"}  # behind the last addition
+    other = stq.export(freeze(without_residual(size), x), x, tmp_path / "other.h", format="c")
+    memory = [int(re.search(r"static memory (\d+)", path.read_text())[1]) for path in (header, other)]
+    assert memory[0] < 0.5 * memory[1]
+
+
+def without_residual(size):
+    return calibrated(timm.create_model("resnet8", num_classes=10), size, "lsq", 3)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "mobilenetv2_035"])
+def test_residual_and_depthwise_networks(name, tmp_path):
+    torch.manual_seed(0)
+    size = (3, 32, 32)
+    model, x = calibrated(timm.create_model(name, num_classes=10), size, "double_st_frozen", 2), torch.randn(32, *size)
+    network = freeze(model, x)
+    assert np.array_equal(predictions(stq.export(model, x, tmp_path / "m.h", format="c"), x), run(network, x).argmax(1))
+
+
+def test_sums_are_integer_and_nothing_is_allocated(trained, digits, tmp_path):
+    header = stq.export(trained(3), digits[2], tmp_path / "model.h", format="c")
+    code = header.with_suffix(".c").read_text()
+    assert re.findall(r"stq_dot_\d\(", code)
+    for body in re.findall(r"static int stq_dot_\w+\(.*?\n}\n", code, re.S):
+        assert "float" not in body
+    assert "double" not in code
+    assert "malloc" not in code
+    packed = {int(n) for n in re.findall(r"static const uint8_t \w+_weight\[(\d+)\]", code)}
+    wanted = {
+        -(-layer.arrays["weight"][0].size // 8) * 3 * len(layer.arrays["weight"])
+        for layer in freeze(trained(3), digits[2]).of("conv", "linear")
+        if layer["weight_bits"] == 3 and layer.attributes.get("groups", 1) == 1
+    }
+    assert wanted <= packed  # three bytes for eight weights
+
+
+def test_two_networks_in_one_program_and_pixels_prepared_inside(tmp_path):
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (16, 1, 8, 8), dtype=torch.uint8)
+    x = (images.float() / 255 - 0.3) / 0.2
+    expected, calls = [], ""
+    for name, bits in (("a", 2), ("b", 3)):
+        model = calibrated(small_network(), (1, 8, 8), "lsq", bits)
+        about = stq.About(mean=[0.3], std=[0.2])
+        stq.export(model, x, tmp_path / f"{name}.h", format="c", about=about, prefix=f"net_{name}")
+        expected.append(run(freeze(model, x), x).argmax(1).numpy())
+        calls += f"net_{name}_predict_pixels(pixels, scores); show(scores, NET_{name.upper()}_OUTPUTS);\n"
+    (tmp_path / "main.c").write_text(
+        '#include <stdio.h>\n#include "a.h"\n#include "b.h"\n'
+        "static void show(const float *s, int n) { int best = 0;\n"
+        'for (int i = 1; i < n; i++) if (s[i] > s[best]) best = i;\nprintf("%d\\n", best); }\n'
+        "int main(void) { static uint8_t pixels[64]; static float scores[64];\n"
+        f"while (fread(pixels, 1, 64, stdin) == 64) {{ {calls} }} return 0; }}\n"
+    )
+    program = built(tmp_path, tmp_path / "main.c", tmp_path / "a.c", tmp_path / "b.c")
+    done = subprocess.run([program], input=images.numpy().tobytes(), capture_output=True, check=True)
+    assert np.array_equal(np.array(done.stdout.split(), int).reshape(-1, 2).T, expected)
+
+
+def test_a_network_that_does_not_fit_is_refused_before_anything_is_written(tmp_path):
+    model = calibrated(small_network(), (1, 8, 8), "lsq", 3)
+    x = torch.zeros(1, 1, 8, 8)
+    for options, sentence in (
+        ({"flash": 3000}, r"about 5,000 for its code, and there are 3,000: '\S+' has the most"),
+        ({"ram": 500}, "of RAM, and there are 500: the largest value is that of"),
+        ({"prefix": "3bits"}, "c.prefix=3bits is not a name in C"),
+        ({"ramm": 1}, "format='c' has no option 'ramm' \\(did you mean 'ram'"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            stq.export(model, x, tmp_path / "model.h", format="c", **options)
+    assert not list(tmp_path.iterdir())
+    stq.export(model, x, tmp_path / "model.h", format="c", flash=2**20, ram=2**20)
+
+
+@pytest.mark.parametrize(("between", "named"), [(nn.PixelShuffle(1), "pixel_shuffle"), (nn.Softmax(1), "softmax")])
 def test_what_c_lacks_is_named(between, named, tmp_path):
-    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), between(), torch.nn.Conv2d(2, 2, 3))
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), between, nn.Conv2d(2, 2, 3))
     stq.quantize(model, "lsq", weight_bits=3, activation_bits=3)
     stq.calibrate(model, torch.randn(4, 1, 8, 8))
-    with pytest.raises(InputError, match=f"{named} has no C form"):
+    with pytest.raises(InputError, match=rf"'1'? \(?.*{named}.*has no C form"):
         stq.export(model.eval(), torch.zeros(1, 1, 8, 8), tmp_path / "model.h", format="c")

@@ -52,8 +52,8 @@ def test_a_batch_norm_of_a_plain_linear_layer_still_becomes_thresholds(flat, tmp
     assert not any(node.op == "affine" for node in network.nodes)
     with torch.no_grad():
         assert np.allclose(run(network, x), model(x), atol=1e-5)
-    code = stq.export(model, x, tmp_path / "model.h", format="c").read_text()
-    assert code.count("_thresholds[") == 1
+    code = stq.export(model, x, tmp_path / "model.h", format="c").with_suffix(".c").read_text()
+    assert code.count("_factor[") == 1
 
 
 def test_padding_beside_four_axes(tmp_path):
