@@ -1,31 +1,40 @@
 """The packed file: a frozen network in a safetensors file, weights at their bit width.
 
 Layout: a safetensors file (8 bytes header length, JSON header, tensors). Its metadata holds a key ``stq``, a JSON
-object ``{"format": "stq-packed", "version": 1, "input_size": [...], "nodes": [...]}``; a node is ``[name, op, inputs,
-attributes, arrays]`` as in ``network.py``, ``arrays`` maps each array to its shape. Tensor ``<node>/<array>`` holds
+object ``{"format": "stq-packed", "version": 2, "input_size": [...], "nodes": [...]}``, or where that is long ``zlib:``
+and the same compressed, in base64; a node is ``[name, op, inputs, attributes, arrays]`` as in ``network.py``,
+``arrays`` maps each array to its shape, and a single number of a constant to itself. Tensor ``<node>/<array>`` holds
 its values; the weight codes of integer layers are uint8 bytes with ``(code - weight_low) / weight_stride`` in
 ``weight_bits`` bits each, in order, the first code in the lowest bits of the first byte, the last byte filled with 0.
+Other arrays of real numbers are float32, or what is the same in fewer bytes: float16, or int8 times the float32 number
+in tensor ``<node>/<array>.scale``.
 
-Loading runs no code from the file. Whatever does not fit is refused with one InputError before any memory that the
-file merely claims is taken.
+``stq.checksum`` is the SHA-256 of the description, the table of tensors and their bytes; it is read through before
+anything else is. Loading runs no code from the file. Whatever does not fit is refused with one InputError before any
+memory that the file merely claims is taken.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...errors import InputError
-from ..about import About, checksum
+from ..about import About
 from ..integer.inference import shapes
 from ..network import INTEGER_LAYERS, Network, Node
 from .schema import ANY, MOST, SCHEMA, check_consistent, is_sizes, is_whole
 
-FORMAT, VERSION = "stq-packed", 1
+FORMAT, VERSION = "stq-packed", 2
+_COMPRESSED, _LONG = "zlib:", 2**14  # of the description, in characters
+_MOST_TEXT = 2**26
 _MOST_VALUES = 2**28  # elements of any value
 
 
@@ -50,41 +59,106 @@ def export_packed(network: Network, input_size: tuple[int, ...], path: Path, abo
 
     tensors, nodes = {}, []
     for node in network.nodes:
+        arrays: dict[str, Any] = {}
         for key, array in node.arrays.items():
-            packed = node.op in INTEGER_LAYERS and key == "weight"
-            value = pack(array, node["weight_bits"], node["weight_low"], node["weight_stride"]) if packed else array
-            tensors[f"{node.name}/{key}"] = np.ascontiguousarray(value).reshape(value.shape)
-        shapes = {key: list(array.shape) for key, array in node.arrays.items()}
-        nodes.append([node.name, node.op, list(node.inputs), node.attributes, shapes])
+            arrays[key] = list(array.shape)
+            if node.op in INTEGER_LAYERS and key == "weight":
+                stored = {"": pack(array, node["weight_bits"], node["weight_low"], node["weight_stride"])}
+            elif node.op == "constant" and array.ndim == 0 and array.dtype == np.float32:
+                arrays[key], stored = float(array), {}
+            else:
+                stored = in_fewer_bytes(array)
+            for suffix, value in stored.items():
+                tensors[f"{node.name}/{key}{suffix}"] = np.ascontiguousarray(value).reshape(value.shape)
+        nodes.append([node.name, node.op, list(node.inputs), node.attributes, arrays])
     header = {"format": FORMAT, "version": VERSION, "input_size": list(input_size), "nodes": nodes}
     described = json.dumps(header, separators=(",", ":"))
-    facts = {**about.entries(), "stq.checksum": checksum(described.encode() + save(tensors))}
-    path.write_bytes(save(tensors, metadata={"stq": described, **facts}))
+    if len(described) > _LONG:
+        described = _COMPRESSED + base64.b64encode(zlib.compress(described.encode(), 9)).decode()
+    path.write_bytes(save(tensors, metadata={"stq": described, **about.entries()}))
+    told = {"stq": described, **about.entries(), "stq.checksum": file_checksum(path, described)}
+    path.write_bytes(save(tensors, metadata=told))
     return path
+
+
+def in_fewer_bytes(array: np.ndarray) -> dict[str, np.ndarray]:
+    """The tensors of an array by the ends of their names: as float16, or int8 and a scale, where that is the same."""
+    if array.dtype != np.float32 or array.size < 4 or not np.isfinite(array).all():
+        return {"": array}
+    largest = np.abs(array).max()
+    start = np.float32(largest / np.float32(127)) if largest > 0 else np.float32(1)
+    for scale in (start, np.nextafter(start, np.float32(0)), np.nextafter(start, np.float32(np.inf))):
+        codes = np.rint(array / scale) if scale > 0 else array
+        if np.abs(codes).max() <= 127 and np.array_equal(codes.astype(np.float32) * scale, array):
+            return {"": codes.astype(np.int8), ".scale": np.array([scale], np.float32)}
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    return {"": half if np.array_equal(half.astype(np.float32), array) else array}
+
+
+def file_checksum(path: Path, described: str) -> str:
+    """SHA-256 of a description, of the table of tensors and of their bytes, read piece by piece. Raises ValueError."""
+    size, digest = path.stat().st_size, hashlib.sha256(described.encode())
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(size - 8, _MOST_TEXT):
+            raise ValueError("its header is longer than it")
+        table = json.loads(file.read(length))
+        if not isinstance(table, dict):
+            raise ValueError("its header is no table")
+        table.pop("__metadata__", None)
+        digest.update(json.dumps(table, sort_keys=True, separators=(",", ":")).encode())
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def load_packed(path: str | Path) -> tuple[Network, tuple[int, ...]]:
     """(network, input size) of a packed file. Raises InputError for anything but a whole, consistent file."""
     from safetensors import SafetensorError, safe_open
 
+    path = Path(path)
     try:
         with safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata() or {}
+            _check_whole(path, metadata)
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dictionary)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
+    except RecursionError:
+        raise InputError(f"{path} is not a readable packed file: its header is nested too deeply") from None
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise InputError(f"{path} is not a readable packed file: {error}") from None
     try:
-        return _read(json.loads(metadata.get("stq", "")), tensors)
+        return _read(json.loads(_description(metadata.get("stq", ""))), tensors)
     except RecursionError:
         raise InputError(f"{path} is not a readable packed file: its description is nested too deeply") from None
     except ValueError as error:  # also JSONDecodeError
-        raise InputError(f"{path} is not a packed file of version {VERSION}: {error}") from None
+        raise InputError(f"{path} is not a packed file of version 1 or 2: {error}") from None
+
+
+def _check_whole(path: Path, metadata: dict[str, str]) -> None:
+    """Raise ValueError for a file that is not as it was written; those of version 1 do not say."""
+    described, recorded = metadata.get("stq", ""), metadata.get("stq.checksum")
+    if recorded is None or '"version":1,' in described[:200]:
+        return
+    if file_checksum(path, described) != recorded:
+        raise ValueError("it is damaged: its checksum is another")
+
+
+def _description(text: str) -> str:
+    if not text.startswith(_COMPRESSED):
+        return text
+    unpacker = zlib.decompressobj()
+    try:
+        found = unpacker.decompress(base64.b64decode(text.removeprefix(_COMPRESSED), validate=True), _MOST_TEXT)
+        return found.decode()
+    except zlib.error as error:
+        raise ValueError(f"its description is damaged ({error})") from None
 
 
 def _read(header: Any, tensors: dict[str, np.ndarray]) -> tuple[Network, tuple[int, ...]]:
-    if not isinstance(header, dict) or header.get("format") != FORMAT or header.get("version") != VERSION:
+    if not isinstance(header, dict) or header.get("format") != FORMAT or header.get("version") not in (1, 2):
         raise ValueError("its description is missing or of another format or version")
     size, listed = header.get("input_size"), header.get("nodes")
     if not is_sizes(size) or math.prod(size) > MOST:
@@ -128,14 +202,29 @@ def _node(entry: Any, before: dict[str, Node], tensors: dict[str, np.ndarray]) -
         raise ValueError(f"the arrays of node '{name}' ({op}) are not those of a {op}")
     arrays = {}
     for key, shape in declared.items():
+        if op == "constant" and type(shape) in (int, float) and abs(shape) < 2.0**128:
+            arrays[key] = np.array(shape, np.float32)
+            continue
         if not isinstance(shape, list) or not all(is_whole(n) and 0 < n <= MOST for n in shape):
             raise ValueError(f"array '{key}' of node '{name}' has no proper shape")
         if (tensor := tensors.pop(f"{name}/{key}", None)) is None:
             raise ValueError(f"tensor '{name}/{key}' is missing")
+        scale = tensors.pop(f"{name}/{key}.scale", None)
+        if not (op in INTEGER_LAYERS and key == "weight"):
+            tensor = _widened(f"{name}/{key}", tensor, scale)
         arrays[key] = _array(f"{name}/{key}", tensor, tuple(shape), op, attributes)
     node = Node(name, op, tuple(inputs), attributes, arrays)
     check_consistent(node, before)
     return node
+
+
+def _widened(name: str, tensor: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
+    """The float32 numbers of float16 ones, or of int8 ones and their scale."""
+    if scale is not None:
+        if tensor.dtype != np.int8 or scale.dtype != np.float32 or scale.shape != (1,) or not np.isfinite(scale).all():
+            raise ValueError(f"tensor '{name}' and its scale are not int8 and one float32 number")
+        return tensor.astype(np.float32) * scale[0]
+    return tensor.astype(np.float32) if tensor.dtype == np.float16 else tensor
 
 
 def _array(name: str, tensor: np.ndarray, shape: tuple[int, ...], op: str, attributes: dict[str, Any]) -> np.ndarray:
