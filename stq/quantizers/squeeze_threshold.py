@@ -94,8 +94,8 @@ class DoubleStageST(LSQActivation):
     def __init__(
         self,
         *args,
-        range_gate: str = "mlp",
-        threshold_gate: str = "mlp",
+        range_gate: str = "low_rank",
+        threshold_gate: str = "low_rank",
         reduction: int = 4,
         rank: int = 4,
         kernel_size: int = 5,
@@ -104,8 +104,8 @@ class DoubleStageST(LSQActivation):
         anneal: float = 0.7,
         squeeze: str = "mean",
         standardize: bool = False,
-        attention_lr_factor: float = 1.0,
-        inference: str = "static",
+        attention_lr_factor: float = 3.0,
+        inference: str = "dynamic",
         range_stage: bool = True,
         threshold_stage: bool = True,
         intervals: bool = False,
@@ -327,12 +327,16 @@ def _standardized(gate: Gate | None, wanted: bool) -> bool:
     return wanted if gate.standardized is None else gate.standardized
 
 
+# two MLPs whose thresholds are learned by momentum
+_PUBLISHED = {"range_gate": "mlp", "threshold_gate": "mlp", "attention_lr_factor": 1.0, "inference": "static"}
+
+
 @register_quantizer("st", weights="lsq")
 class SingleStageST(DoubleStageST):
     """Single-stage ST: stage one alone, the thresholds stay where the step puts them (t = 0)."""
 
     def __init__(self, *args, **settings):
-        super().__init__(*args, threshold_stage=False, **settings)
+        super().__init__(*args, **_PUBLISHED | {"threshold_stage": False} | settings)
 
 
 @register_quantizer("double_st_frozen", weights="lsq")
@@ -342,7 +346,7 @@ class FrozenDoubleStageST(DoubleStageST):
     def __init__(self, *args, inference: str = "static", **settings):
         if inference != "static":
             raise ValueError(f"inference='{inference}': double_st_frozen is 'static'; double_st keeps stages")
-        super().__init__(*args, inference=inference, **settings)
+        super().__init__(*args, **_PUBLISHED | settings)
 
 
 @register_quantizer("double_st_dynamic", weights="lsq")
@@ -362,8 +366,7 @@ class FloatGates(DoubleStageST):
     use it would lose it then.
 
     A float baseline that has what the quantized network has, so that what attention gives the network and what it
-    gives quantization are told apart. bits: 32. inference: "dynamic" unless told otherwise. Raises ValueError where
-    asked for a record: there is no code.
+    gives quantization are told apart. bits: 32. Raises ValueError where asked for a record: there is no code.
     """
 
     rounds = False
@@ -373,7 +376,7 @@ class FloatGates(DoubleStageST):
     def __init__(self, bits: int, *args, **settings):
         if bits != FLOAT_BITS:
             raise ValueError(f"bits={bits}: float_gates leaves its layers in float: use bits=32")
-        super().__init__(self._codes_of, *args, **{"inference": "dynamic"} | settings)
+        super().__init__(self._codes_of, *args, **settings)
         self.bits = FLOAT_BITS
 
     @property

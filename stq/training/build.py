@@ -156,7 +156,7 @@ def is_quantized(cfg: DictConfig) -> bool:
 
 # what a configuration means that does not say so, of a run from before gates could be chosen
 _GATED = ("double_st", "st")
-_BEFORE_GATES = {"range_gate": "mlp", "threshold_gate": "mlp", "inference": "static", "standardize": False}
+_BEFORE_GATES = {"range_gate": "mlp", "threshold_gate": "mlp", "inference": "static", "attention_lr_factor": 1.0}
 
 
 def add_quantizers(model: nn.Module, cfg: DictConfig) -> nn.Module:

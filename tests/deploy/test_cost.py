@@ -1,10 +1,13 @@
 import pytest
 import timm
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 import stq
+import stq.models
 from stq.deploy.cost import cost, model_size
+from tests.composed import compose_config
 from tests.small_networks import small_network
 
 
@@ -21,13 +24,13 @@ def test_size_by_hand():
 
 def test_attention_is_not_deployed_but_its_thresholds_are():
     sizes = {}
-    for method in ("lsq", "double_st"):
+    for method in ("lsq", "double_st_frozen"):
         model = stq.quantize(small_network(), method, weight_bits=3, activation_bits=3, first_last_bits=None)
         sizes[method] = model_size(model)
     channels = 1 + 8 + 8 + 8 + 8 + 12 + 16
     layers = 7
-    assert sizes["double_st"].parameters == sizes["lsq"].parameters
-    assert sizes["double_st"].size_bytes - sizes["lsq"].size_bytes == 4 * 2 * (channels - layers)
+    assert sizes["double_st_frozen"].parameters == sizes["lsq"].parameters
+    assert sizes["double_st_frozen"].size_bytes - sizes["lsq"].size_bytes == 4 * 2 * (channels - layers)
 
 
 def test_float_model_costs_itself():
@@ -113,6 +116,24 @@ def test_equal_bytes_are_reached_from_the_last_layer_backwards():
         assert model_size(network(layers=fewer)).size_bytes < plain + more
     with pytest.raises(ValueError, match="fewer than the 100,000 wanted"):
         stq.layers_for_bytes(network(), 100_000)
+
+
+@pytest.mark.parametrize("method", ["lsq", "pact", "dorefa"])
+def test_the_factor_of_equal_bytes_is_what_the_gates_take(method, tmp_path):
+    def network(**settings):
+        cfg = compose_config(
+            tmp_path, "experiment=equal_bytes", "bits=3", "seed=3", *settings.get("more", ()), quick=False
+        )
+        policy = OmegaConf.to_container(cfg.quantizer)
+        model = timm.create_model("resnet8", num_classes=10, width=cfg.model.width)
+        layers = {key: policy[key] for key in ("method", "layers", "settings")}
+        return stq.quantize(model, weight_bits=3, activation_bits=3, **layers), layers["layers"]
+
+    gated, _ = network(more=["quantizer=double_st"])
+    wanted, (plain, _) = model_size(gated).size_bytes, network(more=[f"quantizer={method}"])
+    more, chosen = network(more=[f"quantizer={method}", "factor=equal_bytes"])
+    assert stq.layers_for_bytes(plain, wanted) == chosen
+    assert model_size(more).size_bytes >= wanted > model_size(plain).size_bytes
 
 
 def test_model_is_left_as_it_was():

@@ -53,7 +53,8 @@ def reference(network: Network, x: torch.Tensor) -> np.ndarray:
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", range(1, 9))
 @pytest.mark.parametrize(
-    "method", [name for name in stq.list_quantizers() if name not in ("none", "float_gates", "double_st_dynamic")]
+    "method",
+    [name for name in stq.list_quantizers() if name not in ("none", "float_gates", "double_st", "double_st_dynamic")],
 )
 @pytest.mark.parametrize("name", NETWORKS)
 def test_onnx_equals_the_reference(name, method, bits, tmp_path):

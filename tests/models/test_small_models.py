@@ -44,7 +44,7 @@ def test_reactnet_is_the_size_of_its_paper_and_becomes_binary():
     # arXiv 2003.03488 counts 29.3 M parameters for ReActNet-A
     assert 29.0e6 < parameters(model) < 29.6e6
     small = timm.create_model("reactnet", width=4, num_classes=3)
-    stq.quantize(small, "double_st", weight_bits=1, activation_bits=1, first_last_bits=32)
+    stq.quantize(small, "double_st_frozen", weight_bits=1, activation_bits=1, first_last_bits=32)
     x = torch.randn(2, 3, 32, 32)
     rows = stq.calibrate(small, x)
     assert {(r.weight_bits, r.activation_bits, r.input) for r in rows} == {(1, 1, "signed"), (32, 32, "float")}

@@ -33,7 +33,8 @@ def quantized(name: str, method: str, bits: int, signed: bool) -> tuple[nn.Modul
 
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize(
-    "method", [name for name in stq.list_quantizers() if name not in ("none", "float_gates", "double_st_dynamic")]
+    "method",
+    [name for name in stq.list_quantizers() if name not in ("none", "float_gates", "double_st", "double_st_dynamic")],
 )
 @pytest.mark.parametrize("bits", [1, 3, 8])
 @pytest.mark.parametrize("name", LAYERS)
@@ -88,7 +89,7 @@ def test_gradients_are_those_of_real_values(name):
 
 
 def test_training_autocast_half_precision_and_float_sides_are_left_alone():
-    model, x = quantized("conv2d", "double_st", 3, signed=True)
+    model, x = quantized("conv2d", "double_st_frozen", 3, signed=True)
     (layer,) = model
     model.train()
     out = model(x)

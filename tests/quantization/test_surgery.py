@@ -13,7 +13,9 @@ import stq
 from stq.quantization.surgery import float_weight, input_quantizer, weight_quantizer
 from stq.quantizers import ActivationQuantizer
 
-METHODS = [name for name in stq.list_quantizers() if name not in ("none", "float_gates", "double_st_dynamic")]
+METHODS = [
+    name for name in stq.list_quantizers() if name not in ("none", "float_gates", "double_st", "double_st_dynamic")
+]
 
 
 def network():

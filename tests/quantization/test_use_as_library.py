@@ -191,7 +191,7 @@ def test_several_inputs(form):
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_a_checkpointed_layer_counts_once(reentrant):
     torch.manual_seed(0)
-    model = quantized("double_st")
+    model = quantized("double_st_frozen")
     input_quantizer(model[3]).range_gate.get_submodule("2").bias.data.fill_(0.5)
     x = torch.randn(4, 3, 4, 4)
     ends = []
@@ -208,13 +208,13 @@ def test_a_checkpointed_layer_counts_once(reentrant):
 
 
 def test_a_loop_that_never_anneals_is_told_and_one_that_does_is_not():
-    model = quantized("double_st")
+    model = quantized("double_st_frozen")
     optimizer = torch.optim.SGD(stq.parameter_groups(model, lr=0.5), momentum=0.9)
     for _ in range(3):
         step(model.train(), optimizer)
     with pytest.warns(UserWarning, match=r"nobody called stq\.set_progress"):
         model.eval()
-    model = quantized("double_st")
+    model = quantized("double_st_frozen")
     optimizer = torch.optim.SGD(stq.parameter_groups(model, lr=0.5), momentum=0.9)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -5,13 +5,16 @@ import torch
 
 from stq.quantizers import get_method, get_weight_quantizer, list_quantizers, list_weight_quantizers
 
-METHODS = [name for name in list_quantizers() if name not in ("none", "float_gates", "double_st_dynamic")]
+METHODS = [name for name in list_quantizers() if name not in ("none", "float_gates", "double_st", "double_st_dynamic")]
 WEIGHT_METHODS = list_weight_quantizers()
 CHANNELS = 4
 
 
 def activation(method, bits, signed=False, batch=None, channels=CHANNELS, axis=-3, **settings):
-    """An activation quantizer, calibrated if a batch is given."""
+    """An activation quantizer, calibrated if a batch is given; double_st with MLPs, frozen, unless told otherwise."""
+    if method == "double_st":
+        frozen = {"range_gate": "mlp", "threshold_gate": "mlp", "inference": "static", "attention_lr_factor": 1.0}
+        settings = frozen | settings
     quantizer = get_method(method).activation(
         bits=bits, channels=channels, channel_axis=axis, signed=signed, **settings
     )

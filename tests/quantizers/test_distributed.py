@@ -16,7 +16,7 @@ def one_step(batch_slice, wrap):
     """One training step half-way through annealing: running means, gradients and outputs, by name."""
     torch.manual_seed(0)
     x, target = torch.rand(8, 4, 3, 3, dtype=torch.float64), torch.rand(8, 4, 3, 3, dtype=torch.float64)
-    quantizer = get_method("double_st").activation(bits=3, channels=4, anneal=1.0, momentum=0.1)
+    quantizer = get_method("double_st_frozen").activation(bits=3, channels=4, anneal=1.0, momentum=0.1)
     quantizer.calibrate(x)
     quantizer.double().set_progress(0.5)
     with torch.no_grad():

@@ -50,6 +50,7 @@ def test_a_gate_is_its_formula_and_starts_at_zero(name):
 
 def quantizer(**settings):
     torch.manual_seed(0)
+    settings = {"range_gate": "mlp", "threshold_gate": "mlp", "inference": "static"} | settings
     made = get_method("double_st").activation(bits=3, channels=CHANNELS, channel_axis=-3, signed=False, **settings)
     x = torch.rand(16, CHANNELS, 6, 6) * (0.2 + torch.rand(16, CHANNELS, 1, 1))
     made.calibrate(x)
@@ -117,7 +118,9 @@ def test_only_frozen_stages_are_annealed():
 def test_float_gates_are_what_is_rounded_without_rounding():
     made, x = quantizer(range_gate="channel", inference="dynamic", standardize=True)
     torch.manual_seed(0)
-    float_gates = get_method("float_gates").activation(32, CHANNELS, -3, False, range_gate="channel", standardize=True)
+    float_gates = get_method("float_gates").activation(
+        32, CHANNELS, -3, False, range_gate="channel", threshold_gate="mlp", standardize=True
+    )
     float_gates.calibrate(x)
     float_gates.load_state_dict({k: v for k, v in made.state_dict().items() if k != "_extra_state"}, strict=False)
     gain, shift = (value.detach()[..., None, None] for value in made.eval().attend(x))

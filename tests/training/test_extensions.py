@@ -269,7 +269,7 @@ def segments(count=8):
 @pytest.mark.parametrize("averaged", [False, True])
 def test_any_lightning_module_is_quantized_calibrated_and_annealed(averaged, tmp_path):
     module = Segmenter()
-    callbacks = [QuantizationCallback("double_st", attribute="net", weight_bits=2, activation_bits=2)]
+    callbacks = [QuantizationCallback("double_st_frozen", attribute="net", weight_bits=2, activation_bits=2)]
     callbacks += [EMAWeightAveraging(decay=0.5)] if averaged else []
     trainer = pl.Trainer(
         max_epochs=2,
@@ -289,7 +289,7 @@ def test_any_lightning_module_is_quantized_calibrated_and_annealed(averaged, tmp
     again = Segmenter()
     other = pl.Trainer(
         max_epochs=3,
-        callbacks=[QuantizationCallback("double_st", attribute="net", weight_bits=2, activation_bits=2)],
+        callbacks=[QuantizationCallback("double_st_frozen", attribute="net", weight_bits=2, activation_bits=2)],
         logger=False,
         accelerator="cpu",
         enable_progress_bar=False,

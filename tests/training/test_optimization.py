@@ -37,7 +37,7 @@ def test_groups_decay_weights_only_and_pact_clips_by_their_own():
 
 
 def test_attention_and_steps_do_not_decay_and_attention_has_its_own_rate():
-    model = quantized("double_st", attention_lr_factor=5)
+    model = quantized("double_st_frozen", attention_lr_factor=5)
     groups = parameter_groups(model, 0.1, 0.01, 2.0)
     where = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
     own = list(model.layer1[0].conv1.input_quantizer.parameters())
@@ -57,7 +57,7 @@ def test_senseless_schedules_are_refused(schedule):
 
 
 def test_annealing_follows_the_optimizer_steps():
-    model = quantized("double_st", anneal=0.5)
+    model = quantized("double_st_frozen", anneal=0.5)
     seen = []
 
     class Watch(pl.Callback):

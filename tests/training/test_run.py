@@ -109,7 +109,7 @@ def test_interrupted_run_resumes_and_ends_as_if_it_had_not_been(workers, finishe
             raise RuntimeError("the power went")
         return original(self, batch, index)
 
-    settings = ("quantizer=double_st", "data.crop_padding=1", "loss.mixup=0.2", f"data.workers={workers}")
+    settings = ("quantizer=double_st_frozen", "data.crop_padding=1", "loss.mixup=0.2", f"data.workers={workers}")
     train(compose_config(runs, *settings, folder=f"undisturbed{workers}"))
     monkeypatch.setattr(Classifier, "training_step", step)
     cfg = compose_config(runs, *settings, folder=f"resumed{workers}")

@@ -17,7 +17,9 @@ from tests.deploy.runtimes import onnx_scores as scores
 from tests.small_networks import awaken, calibrated, small_network
 
 CODES = 64 + 3 * 512 + 128 + 12 * 16 + 16  # a sample's, in the small network
-METHODS = [name for name in stq.list_quantizers() if name not in ("none", "float_gates", "double_st_dynamic")]
+METHODS = [
+    name for name in stq.list_quantizers() if name not in ("none", "float_gates", "double_st", "double_st_dynamic")
+]
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
@@ -43,10 +45,10 @@ def test_every_method_and_width(method, bits):
 @pytest.mark.parametrize(
     ("name", "method", "bits"),
     [
-        ("resnet18", "double_st", 3),
+        ("resnet18", "double_st_frozen", 3),
         ("resnet50", "lsq", 2),
         ("mobilenetv2_100", "lsq_plus", 4),
-        ("efficientnet_b0", "double_st", 4),
+        ("efficientnet_b0", "double_st_frozen", 4),
         ("mobilenetv3_small_050", "pact", 4),
     ],
 )
@@ -63,7 +65,7 @@ def test_eight_bits_differ_in_less_than_one_code_in_a_million():
     """Both sum integers; float32 is left in batch norm and scales, which the two round differently."""
     torch.manual_seed(0)
     model = timm.create_model("resnet18", num_classes=10, zero_init_last=False)
-    calibrated(model, (3, 64, 64), "double_st", 8)
+    calibrated(model, (3, 64, 64), "double_st_frozen", 8)
     batches = [torch.randn(8, 3, 64, 64) for _ in range(4)]
     found = verify(model, freeze(model, batches[0]), batches)
     assert found.codes > 5_000_000
@@ -101,7 +103,7 @@ def test_accumulator_against_numpy():
 
 
 def test_thresholds_are_constants_of_the_frozen_network():
-    model = calibrated(small_network(), (1, 8, 8), "double_st", 3)
+    model = calibrated(small_network(), (1, 8, 8), "double_st_frozen", 3)
     x = torch.randn(4, 1, 8, 8)
     network = freeze(model, x)
     before = run(network, x)
@@ -165,7 +167,7 @@ def test_refusals_name_the_reason(model, message):
 
 
 def test_learned_intervals_and_missing_calibration_are_refused():
-    model = stq.quantize(small_network(), "double_st", settings={"intervals": True}, first_last_bits=None)
+    model = stq.quantize(small_network(), "double_st_frozen", settings={"intervals": True}, first_last_bits=None)
     with pytest.raises(InputError, match=r"'0.input_quantizer' is not calibrated"):
         freeze(model, torch.rand(2, 1, 8, 8))
     stq.calibrate(model, torch.randn(4, 1, 8, 8))

@@ -29,7 +29,7 @@ def positions(tokens: int, channels: int, norm: bool, first: bool) -> nn.Module:
 @pytest.mark.parametrize("channels", [4, 5])
 def test_equal_the_model_in_every_format(channels, norm, first, tmp_path):
     torch.manual_seed(0)
-    model, x = calibrated(positions(4, channels, norm, first), (4, 6), "double_st", 3), torch.randn(1, 4, 6)
+    model, x = calibrated(positions(4, channels, norm, first), (4, 6), "double_st_frozen", 3), torch.randn(1, 4, 6)
     network = freeze(model, x)
     with torch.no_grad():
         expected = model(x).numpy()
@@ -46,7 +46,7 @@ def test_equal_the_model_in_every_format(channels, norm, first, tmp_path):
 def test_a_batch_norm_of_a_plain_linear_layer_still_becomes_thresholds(flat, tmp_path):
     torch.manual_seed(0)
     layers = [nn.Linear(6, 4, bias=False), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3)]
-    model = calibrated(nn.Sequential(*[nn.Flatten()] * flat, *layers), (6,), "double_st", 3)
+    model = calibrated(nn.Sequential(*[nn.Flatten()] * flat, *layers), (6,), "double_st_frozen", 3)
     x = torch.randn(16, 6)
     network = freeze(model, x)
     assert not any(node.op == "affine" for node in network.nodes)

@@ -11,7 +11,7 @@ from stq.deploy.integer.thresholds import fuse, real_thresholds
 from tests.small_networks import awaken, calibrated, small_network
 
 
-@pytest.mark.parametrize("method", ["double_st", "dorefa", "lsq_plus"])
+@pytest.mark.parametrize("method", ["double_st_frozen", "dorefa", "lsq_plus"])
 @pytest.mark.parametrize("bits", [1, 3, 8])
 def test_fused_codes_are_the_same(method, bits):
     torch.manual_seed(bits)
@@ -34,7 +34,7 @@ def chain(multiplier: float, bits: int = 3):
     model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1), nn.ReLU6(), nn.Conv2d(1, 1, 1))
     awaken(model)
     nn.init.constant_(model[1].weight, multiplier)
-    stq.quantize(model, "double_st", weight_bits=bits, activation_bits=bits, first_last_bits=None)
+    stq.quantize(model, "double_st_frozen", weight_bits=bits, activation_bits=bits, first_last_bits=None)
     stq.calibrate(model, torch.randn(512, 1, 1, 1))
     fused = fuse(freeze(model.eval(), torch.zeros(1, 1, 1, 1)), (1, 1, 1))
     (threshold,) = fused.of("threshold")
@@ -57,7 +57,9 @@ def test_every_accumulator_against_the_batch_norm_itself(multiplier):
 
 
 def test_thresholds_ascend_and_differ_between_channels():
-    network = fuse(freeze(calibrated(small_network(), (1, 8, 8), "double_st", 3), torch.zeros(1, 1, 8, 8)), (1, 8, 8))
+    network = fuse(
+        freeze(calibrated(small_network(), (1, 8, 8), "double_st_frozen", 3), torch.zeros(1, 1, 8, 8)), (1, 8, 8)
+    )
     for node in network.of("threshold"):
         steps = np.diff(node.arrays["thresholds"].astype(np.int64), axis=1)
         assert (steps >= 0).all()
@@ -65,7 +67,7 @@ def test_thresholds_ascend_and_differ_between_channels():
         assert len(np.unique(node.arrays["thresholds"][:, 0])) > 1
 
 
-@pytest.mark.parametrize("method", ["double_st", "lsq_plus", "dorefa"])
+@pytest.mark.parametrize("method", ["double_st_frozen", "lsq_plus", "dorefa"])
 def test_real_thresholds_are_the_first_floats_of_their_codes(method):
     model = calibrated(small_network(), (1, 8, 8), method, 3)
     for node in freeze(model, torch.zeros(1, 1, 8, 8)).of("quantize"):

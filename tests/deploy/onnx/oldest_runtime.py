@@ -39,7 +39,7 @@ def main() -> None:
     torch.manual_seed(0)
     x, expected = torch.randn(200, 1, 8, 8), {}
     np.save(FOLDER / "x.npy", x.numpy())
-    for method in ("double_st", "pact", "lsq_plus"):
+    for method in ("double_st_frozen", "pact", "lsq_plus"):
         for bits in (1, 2, 3, 4, 8):
             model = calibrated(small_network(), (1, 8, 8), method, bits)
             name = f"{method}_{bits}"

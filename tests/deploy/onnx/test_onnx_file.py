@@ -31,7 +31,7 @@ def test_trained_network_predicts_the_same(trained, digits, bits, tmp_path):
     assert np.allclose(found, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["double_st", "dorefa", "lsq_plus", "pact"])
+@pytest.mark.parametrize("method", ["double_st_frozen", "dorefa", "lsq_plus", "pact"])
 @pytest.mark.parametrize("bits", [1, 3, 5, 8])
 def test_equals_the_reference(method, bits, tmp_path):
     torch.manual_seed(bits)
@@ -50,7 +50,7 @@ def test_residual_network_at_every_bit_width(weight_bits, activation_bits, prepa
     torch.manual_seed(weight_bits)
     model, x = prepare(timm.create_model("resnet8")), torch.randn(4, 3, 32, 32)
     bits = {"weight_bits": weight_bits, "activation_bits": activation_bits, "first_last_bits": 8}
-    stq.quantize(model, "double_st", **bits)
+    stq.quantize(model, "double_st_frozen", **bits)
     stq.calibrate(model, x)
     network = freeze(model.eval(), x)
     assert np.array_equal(scores(stq.export(network, x, tmp_path / "model.onnx"), x), run(network, x))
@@ -155,7 +155,7 @@ def test_pooling_moves_before_the_scale_only_where_it_rises(prepare, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "method", "bits"),
-    [("resnet18", "double_st", 3), ("mobilenetv2_100", "lsq", 4), ("efficientnet_b0", "lsq_plus", 4)],
+    [("resnet18", "double_st_frozen", 3), ("mobilenetv2_100", "lsq", 4), ("efficientnet_b0", "lsq_plus", 4)],
 )
 def test_timm_networks(name, method, bits, tmp_path):
     torch.manual_seed(0)

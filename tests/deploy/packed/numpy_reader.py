@@ -65,6 +65,9 @@ def run(nodes, x):
             after = (1,) * (total.ndim - 2)
             scale, bias = (arrays[key].reshape(-1, *after) for key in ("multiplier", "bias"))
             y = scale * total.astype(np.float32) + bias
+        elif op == "affine":
+            after = (1,) * (a[0].ndim - 2)
+            y = a[0] * arrays["multiplier"].reshape(-1, *after) + arrays["bias"].reshape(-1, *after)
         else:
             y = OPERATIONS[op](at, *a)
         values[name] = y

@@ -51,7 +51,7 @@ def test_trained_network_loads_back_exactly(trained, digits, bits, tmp_path):
 
 def test_three_bit_codes_take_three_bits_and_the_file_is_nine_times_smaller(tmp_path):
     model = timm.create_model("resnet18")
-    calibrated(model, (3, 32, 32), "double_st", 3, first_last_bits=8)
+    calibrated(model, (3, 32, 32), "double_st_frozen", 3, first_last_bits=8)
     path = stq.export(model, torch.zeros(1, 3, 32, 32), tmp_path / "model.safetensors", format="packed")
     tensors = load_file(path)
     assert tensors["layer1.0.conv1/weight"].nbytes == 64 * 64 * 9 * 3 // 8

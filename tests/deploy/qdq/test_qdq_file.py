@@ -45,7 +45,7 @@ def test_trained_network_predicts_the_same(trained, digits, bits, format, tmp_pa
     assert np.array_equal(stq.predict(path, format, images.numpy()), expected)
 
 
-@pytest.mark.parametrize("method", ["lsq", "double_st", "st", "pact", "dorefa"])
+@pytest.mark.parametrize("method", ["lsq", "double_st_frozen", "st", "pact", "dorefa"])
 @pytest.mark.parametrize("bits", [2, 3, 5, 8])
 def test_equals_the_reference_but_for_ties(method, bits, tmp_path):
     torch.manual_seed(bits)
@@ -94,7 +94,9 @@ def test_gains_stand_in_the_layer_before(tmp_path):
     torch.manual_seed(0)
     layers = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)
     model, x = (
-        calibrated(nn.Sequential(*layers), SIZE, "double_st", 4, first_last_bits=None, layers={"0": {"method": "lsq"}}),
+        calibrated(
+            nn.Sequential(*layers), SIZE, "double_st_frozen", 4, first_last_bits=None, layers={"0": {"method": "lsq"}}
+        ),
         torch.randn(64, *SIZE),
     )
     network = stq.freeze(model, x)

@@ -19,7 +19,9 @@ SIZE = (1, 8, 8)
 
 
 @pytest.mark.parametrize("format", ["finn", "hls4ml"])
-@pytest.mark.parametrize(("method", "bits"), [("lsq", 1), ("lsq", 3), ("double_st", 2), ("pact", 4), ("dorefa", 1)])
+@pytest.mark.parametrize(
+    ("method", "bits"), [("lsq", 1), ("lsq", 3), ("double_st_frozen", 2), ("pact", 4), ("dorefa", 1)]
+)
 def test_equals_the_reference(method, bits, format, tmp_path):
     torch.manual_seed(bits)
     weights = {"weight_method": "lsq"} if bits > 1 else {}

@@ -17,7 +17,7 @@ from tests.composed import compose_config
 def test_statistics_are_the_mean_over_batches_behind_fixed_thresholds():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4))
-    stq.quantize(model, "double_st", weight_bits=3, activation_bits=3, first_last_bits=None)
+    stq.quantize(model, "double_st_frozen", weight_bits=3, activation_bits=3, first_last_bits=None)
     images = torch.randn(3, 16, 3, 8, 8)
     stq.calibrate(model, images[0])
     model.eval()
