@@ -59,7 +59,7 @@ def export_run(
     data.setup("test")
     batches = [batch[0] for batch in data.test_dataloader()]
     network, size = freeze(model, batches[0]), tuple(batches[0].shape[1:])
-    about = _about(data, _recorded(Path(run)), pixels)
+    about = about_run(Path(run), data, pixels)
     path = export(network, batches[0], output or Path(run) / "export" / f"model{suffix}", format, about, **chosen)
     print(f"file       {path}, {path.stat().st_size:,} bytes")
     print(cost(model, size))
@@ -95,8 +95,9 @@ def _recorded(run: Path) -> Mapping[str, Any]:
     return read_result(run) if (run / FILE_NAME).is_file() else {}
 
 
-def _about(data: pl.LightningDataModule, result: Mapping[str, Any], pixels: bool) -> About:
-    """What the file says of the run."""
+def about_run(run: Path, data: pl.LightningDataModule, pixels: bool = False) -> About:
+    """What a file says of a run; pixels: whether it takes uint8 images."""
+    result = _recorded(run)
     keys = ("method", "weight_method", "weight_bits", "activation_bits", "first_last_bits", "model", "data", "seed")
     keys += ("git_commit", "config_hash", "checksum", "test_top1", "config")
     facts = {key: result[key] for key in keys if result.get(key) is not None}

@@ -41,7 +41,7 @@ def test_first_and_last_can_stay_float_or_be_as_any_other():
     assert bits(first_last_bits=32).keys() == {"body.0", "body.1", "body.2"}
     assert bits(first_last_bits=4)["stem"] == (4, 4)
     as_any = plans(first_last_bits=None)
-    assert (as_any["head"].weight_bits, as_any["head"].method) == (3, "double_st_frozen")
+    assert (as_any["head"].weight_bits, as_any["head"].method) == (3, "double_st")
 
 
 def test_timms_own_words_on_which_layers_are_first_and_last_come_before_their_order():
@@ -81,7 +81,7 @@ def test_overrides_by_path_pattern_and_later_patterns_win():
     assert (found["body.0"].weight_bits, found["body.0"].activation_bits, found["body.0"].signed) == (4, 3, None)
     one = found["body.1"]
     assert (one.weight_bits, one.activation_bits, one.method, one.signed) == (5, 6, "lsq_plus", True)
-    assert (found["body.2"].method, found["body.2"].weight_method) == ("double_st_frozen", "sawb")
+    assert (found["body.2"].method, found["body.2"].weight_method) == ("double_st", "sawb")
     assert (found["head"].weight_bits, found["head"].activation_bits) == (2, 8)
 
 

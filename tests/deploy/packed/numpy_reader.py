@@ -79,7 +79,9 @@ OPERATIONS = {
     "add": lambda at, a, b: a + b,
     "max_pool": lambda at, a: windows(a, at["kernel"], at["strides"], at["pads"], -np.inf).max((4, 5)),
     "mean": lambda at, a: a.mean(tuple(at["axes"]), keepdims=at["keepdims"], dtype=np.float32),
-    "adaptive_avg_pool": lambda at, a: a.mean((2, 3), keepdims=True, dtype=np.float32),
+    "adaptive_avg_pool": lambda at, a: (
+        a if a.shape[2:] == (*at["size"],) else a.mean((2, 3), np.float32, keepdims=True)
+    ),
     "flatten": lambda at, a: a.reshape(len(a), -1),
     "slice": lambda at, a: a[tuple(slice(None, None, step) for step in at["steps"])],
     "pad": lambda at, a: np.pad(
