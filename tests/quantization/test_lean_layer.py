@@ -122,11 +122,12 @@ def test_ones_own_quantizer_that_changes_its_buffers_counts_once():
         del registry._methods.entries["drifting"]
 
 
+@pytest.mark.parametrize("bits", [1, 2, 3])
 @pytest.mark.parametrize("method", ["lsq", "lsq_plus", "pact", "dorefa", "st", "double_st_frozen"])
-def test_compiled_values_are_plain_and_gradients_differ_by_roundings(method):
+def test_compiled_values_are_plain_and_gradients_differ_by_roundings(method, bits):
     torch.manual_seed(0)
     layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(4 * 8 * 8, 5)
-    model = stq.quantize(nn.Sequential(*layers), method, weight_bits=3, activation_bits=3)
+    model = stq.quantize(nn.Sequential(*layers), method, weight_bits=bits, activation_bits=bits)
     x = torch.randn(8, 3, 12, 12)
     stq.calibrate(model, x)
     (plain, _), (compiled, _) = (step(model, x, mode) for mode in ("plain", "compiled"))

@@ -57,6 +57,26 @@ def test_values_and_gradients(shape, layout):
             assert spent or torch.equal(held, gradient)
 
 
+@pytest.mark.parametrize("ends", [(0, 1), (-1, 1), (-2, 1), (0, 3), (-1, 0), (0, 255)])
+def test_ends_that_an_operation_has_by_default(ends):
+    """Traced operations leave out arguments that are their defaults: those of hardtanh are -1 and 1."""
+    torch.manual_seed(0)
+    x, ratio, shift, step = operands((6, 5, 7, 3))
+    for kernel, arguments in (
+        (rounded_to_steps, (x, step, *ends)),
+        (weight_to_steps, (x, step, *ends)),
+        (rounded_at_thresholds, (x, ratio, shift, step, *ends, False)),
+    ):
+        assert torch.equal(native.value(kernel.elementwise, arguments, False), kernel.function(*arguments))
+        gradient = torch.randn_like(x)
+        wanted = [place for place, value in enumerate(arguments) if isinstance(value, torch.Tensor)]
+        got = native.gradients(kernel.elementwise, gradient, wanted, arguments, False)
+        exact = by_autograd(kernel.function, arguments, gradient)
+        assert all(near(one, other) for one, other in zip(got, exact, strict=True))
+    found = native.value(mean_of_clipped.elementwise, (x, ratio, *ends), True)
+    assert near(found, mean_of_clipped.function(x.double(), ratio.double(), *ends))
+
+
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if len(shape) > 2])
 def test_mean_over_positions(shape):
     torch.manual_seed(0)

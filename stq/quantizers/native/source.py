@@ -154,7 +154,7 @@ def _line(node: Node, names: dict[Node, str], suffix: str) -> str:
     shape = tuple(node.meta["val"].shape)
     if any(key not in _INERT for key in node.kwargs) or shape not in ((2,), ()):
         raise NotImplementedError(node)
-    operands = [None if value is None else _operand(value, names) for value in node.args]
+    operands = [None if value is None else _operand(value, names) for value in _arguments(node)]
     if name in _CLIPS:
         x, low, high = [*operands, None, None][:3]
         low_first = x if low is None else f"({x} < {low} ? {low} : {x})"
@@ -169,6 +169,12 @@ def _line(node: Node, names: dict[Node, str], suffix: str) -> str:
     if name not in _OPERATIONS or any(operand is None for operand in operands):
         raise NotImplementedError(node)
     return _OPERATIONS[name].format(*operands, f=suffix)
+
+
+def _arguments(node: Node) -> list[Any]:
+    """With those that are left out where they are the default, such as the 1 of ``hardtanh``."""
+    left_out = node.target._schema.arguments[len(node.args) :]
+    return [*node.args, *(argument.default_value for argument in left_out if not argument.kwarg_only)]
 
 
 def _operand(value: Any, names: dict[Node, str]) -> str:
