@@ -42,7 +42,12 @@ def test_the_first_and_the_last_job_compose_and_differ(experiment):
 
 
 def test_every_experiment_has_a_page():
-    assert set(EXPERIMENTS) == TOLD - {"deployment", "training_speed", "microcontroller", "trained_networks"}  # where nothing is trained
+    assert set(EXPERIMENTS) == TOLD - {
+        "deployment",
+        "training_speed",
+        "microcontroller",
+        "trained_networks",
+    }  # where nothing is trained
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ def test_there_are_some_at_several_bits_and_they_are_small():
         assert card["config"]["trainer"]["max_epochs"] > 0
         assert card["preprocessing"]["mean"]
     with pytest.raises(
-        InputError, match="there is no trained network 'resnet8_digits_8px_w3a3_doublest' .did you mean"
+        InputError, match=r"there is no trained network 'resnet8_digits_8px_w3a3_doublest' .did you mean"
     ):
         stq.load_trained("resnet8_digits_8px_w3a3_doublest")
 
