@@ -139,7 +139,7 @@ class _Writer(Layers):
         places[self.network.input] = "input"
         text = "\n".join(f"    /* {name.replace('*/', '')} */\n{_indent(block)}" for name, block in blocks)
         text += self._scores()
-        text = re.sub(r"§([^§\n]+)§", lambda found: self._place(found[1], places), text)
+        text = self.with_scales(re.sub(r"§([^§\n]+)§", lambda found: self._place(found[1], places), text))
         words = max(self.words, 1)
         head = self._head(max(total // 4, 1), words)
         ram = max(total, 4) + 4 * words * bool(self.dots)

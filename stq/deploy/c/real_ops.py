@@ -113,11 +113,11 @@ class RealOperations(Values):
 
     def _element_prelu(self, node: Node) -> tuple[list[str], str]:
         slope = node.arrays["slope"]
-        name = self.array(node, "slope", slope, REAL)
+        name = self.numbers(node, "slope", slope)
         return self._function(node, "prelu", f"v > 0.0f ? v : v * {name}[{'c' if slope.size > 1 else '0'}]")
 
     def _element_affine(self, node: Node) -> tuple[list[str], str]:
-        multiplier, bias = (self.array(node, key, node.arrays[key], REAL) for key in ("multiplier", "bias"))
+        multiplier, bias = (self.numbers(node, key, node.arrays[key]) for key in ("multiplier", "bias"))
         self.used.add("sum")
         statements, value = self.read(node.inputs[0])
         return statements, f"stq_sum({value} * {multiplier}[c], {bias}[c])"
@@ -166,7 +166,7 @@ class RealOperations(Values):
         shaped = value.reshape(value.shape[1:]) if value.ndim == 4 and value.shape[0] == 1 else value
         if shaped.ndim == 3:
             shaped = np.moveaxis(shaped, 0, -1)
-        self.constants[node.name] = self.array(node, "value", shaped, REAL)
+        self.constants[node.name] = self.numbers(node, "value", shaped)
         return ""
 
     def _torchs(self, node: Node) -> tuple[list[str], str] | None:
@@ -347,7 +347,7 @@ for (int c = 0; c < {channels}; c++) {{
         weight = node.arrays["weight"]
         if len(self.shapes[node.inputs[0]]) != 1:
             raise InputError(f"'{node.name}' has no C form: a linear layer over several positions")
-        names = [self.array(node, key, node.arrays[key], REAL) for key in ("weight", "bias")]
+        names = [self.numbers(node, key, node.arrays[key]) for key in ("weight", "bias")]
         outputs, inputs = weight.shape
         return (
             f"for (int o = 0; o < {outputs}; o++) {{\n    float sum = 0.0f;\n"
@@ -365,8 +365,8 @@ for (int c = 0; c < {channels}; c++) {{
         (sy, sx), (dy, dx), (top, left), (ky, kx) = sizes
         inputs, per_group = weight.shape[1], outputs // node["groups"]
         rows_last = np.moveaxis(weight.reshape(outputs, inputs, ky * kx), 1, 2)
-        name = self.array(node, "weight", rows_last, REAL)
-        bias = self.array(node, "bias", node.arrays["bias"], REAL)
+        name = self.numbers(node, "weight", rows_last)
+        bias = self.numbers(node, "bias", node.arrays["bias"])
         first = f"o / {per_group} * {inputs} + " if node["groups"] > 1 else ""
         return f"""\
 for (int y = 0; y < {rows}; y++)

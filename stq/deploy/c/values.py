@@ -8,12 +8,14 @@ import re
 import numpy as np
 
 from ...errors import InputError
+from ..compact import in_fewer_bytes
 from ..integer.inference import shapes
 from ..network import INTEGER_LAYERS, Network, Node, operand_limits
 from .memory import Value, place
 
 TYPES = {"int8_t": (-128, 127), "uint8_t": (0, 255), "int16_t": (-(2**15), 2**15 - 1), "int32_t": (-(2**31), 2**31)}
 REAL, CODES = "float", "uint8_t"
+_WORTH_IT = 8  # numbers
 MOVES = ("max_pool", "slice", "pad")  # what moves values moves codes too
 VIEWS = (
     "aten.reshape.default",
@@ -43,6 +45,7 @@ class Values:
         self.arrays: list[str] = []
         self.types: dict[str, str] = {}
         self.aliases: dict[str, str] = {}  # a value that lies where another does
+        self.scales: dict[str, str] = {}
         self.flash: dict[str, int] = {}  # bytes of constant arrays by the node that has them
 
     def shape(self, name: str) -> tuple[int, int, int]:
@@ -82,6 +85,21 @@ class Values:
     def zero(self, layer: Node) -> int:
         """What is stored for an operand of 0; the least operand is stored as 0."""
         return -operand_limits(self.network, layer)[0]
+
+    def numbers(self, node: Node, key: str, values: np.ndarray) -> str:
+        """The name of a new constant array of real numbers that only expressions read: of int8 where that is exact."""
+        stored = in_fewer_bytes(values.astype(np.float32)) if values.size >= _WORTH_IT else {}
+        if ".scale" not in stored:
+            return self.array(node, key, values, REAL)
+        name = self.array(node, key, stored[""], "int8_t")
+        self.scales[name] = literal(stored[".scale"][0])
+        return name
+
+    def with_scales(self, text: str) -> str:
+        """Text in which elements of arrays of int8 have become the real numbers that they stand for."""
+        for name, scale in self.scales.items():
+            text = re.sub(rf"\b{name}\[([^\[\]]*)\]", rf"({scale} * (float){name}[\1])", text)
+        return text
 
     def array(self, node: Node, key: str, values: np.ndarray, kind: str) -> str:
         """The name of a new constant array."""

@@ -28,6 +28,7 @@ import numpy as np
 
 from ...errors import InputError
 from ..about import About
+from ..compact import in_fewer_bytes
 from ..integer.inference import shapes
 from ..network import INTEGER_LAYERS, Network, Node
 from .schema import ANY, MOST, SCHEMA, check_consistent, is_sizes, is_whole
@@ -79,21 +80,6 @@ def export_packed(network: Network, input_size: tuple[int, ...], path: Path, abo
     told = {"stq": described, **about.entries(), "stq.checksum": file_checksum(path, described)}
     path.write_bytes(save(tensors, metadata=told))
     return path
-
-
-def in_fewer_bytes(array: np.ndarray) -> dict[str, np.ndarray]:
-    """The tensors of an array by the ends of their names: as float16, or int8 and a scale, where that is the same."""
-    if array.dtype != np.float32 or array.size < 4 or not np.isfinite(array).all():
-        return {"": array}
-    largest = np.abs(array).max()
-    start = np.float32(largest / np.float32(127)) if largest > 0 else np.float32(1)
-    for scale in (start, np.nextafter(start, np.float32(0)), np.nextafter(start, np.float32(np.inf))):
-        codes = np.rint(array / scale) if scale > 0 else array
-        if np.abs(codes).max() <= 127 and np.array_equal(codes.astype(np.float32) * scale, array):
-            return {"": codes.astype(np.int8), ".scale": np.array([scale], np.float32)}
-    with np.errstate(over="ignore"):
-        half = array.astype(np.float16)
-    return {"": half if np.array_equal(half.astype(np.float32), array) else array}
 
 
 def file_checksum(path: Path, described: str) -> str:

@@ -11,10 +11,11 @@ from safetensors.numpy import load_file, save_file
 
 import stq
 import stq.models
+from stq.deploy.compact import in_fewer_bytes
 from stq.deploy.integer.freeze import freeze
 from stq.deploy.integer.inference import run
 from stq.deploy.packed import packed_file
-from stq.deploy.packed.packed_file import in_fewer_bytes, load_packed, pack, unpack
+from stq.deploy.packed.packed_file import load_packed, pack, unpack
 from stq.errors import InputError
 from tests.deploy.packed import numpy_reader
 from tests.small_networks import calibrated, small_network
