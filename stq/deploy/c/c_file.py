@@ -115,7 +115,9 @@ class _Writer(Layers):
         readers = self.users[network.input]
         channels = self.shape(network.input)[0]
         known = about.mean is not None and len(about.mean) in (1, channels)
-        self.pixels = known and all(node.op in QUANTIZERS for node in readers)
+        quantized = all(node.op in QUANTIZERS for node in readers)
+        self.pixels = known and quantized
+        self.copies_input = not quantized and min(channels, self.size(network.input) // channels) > 1
 
     def write(self) -> tuple[str, int]:
         """The source's own text, and the bytes of static memory."""
@@ -129,14 +131,15 @@ class _Writer(Layers):
                 continue
             text, inputs = self._block(node)
             steps.append((node.name, inputs))
-            if node.op in ("input", "constant") or node.name in self.aliases:
+            if not text:  # nothing is done for it: a constant, the input, another name of a value
                 continue
             blocks.append((f"{node.name}: {node.attributes.get('target', node.op)}", text))
         steps.append((self.network.output, ()))
         self.aliases |= self.in_place
         places, total = self.placed(steps)
         places |= self.constants
-        places[self.network.input] = "input"
+        if not self.copies_input:
+            places[self.network.input] = "input"
         text = "\n".join(f"    /* {name.replace('*/', '')} */\n{_indent(block)}" for name, block in blocks)
         text += self._scores()
         text = self.with_scales(re.sub(r"§([^§\n]+)§", lambda found: self._place(found[1], places), text))
@@ -167,6 +170,9 @@ class _Writer(Layers):
     def _block(self, node: Node) -> tuple[str, tuple[str, ...]]:
         """The text of a node, and the values that it reads."""
         inputs = tuple(self.network[node.inputs[0]].inputs) if node.op == "threshold" else self.read_by(node)
+        if node.op == "input" and self.copies_input:
+            self.types[node.name] = REAL
+            return self._each(node, f"§{node.name}§[at] = {self._place_of_input('input', node.name)};"), inputs
         if node.op in ("input", "constant"):
             self.types[node.name] = ""  # no place in memory
             return (self._constant(node) if node.op == "constant" else ""), inputs
@@ -183,6 +189,8 @@ class _Writer(Layers):
         if self._is_element(node):
             self._in_place(node, inputs)
             return self.by_element(node), inputs
+        if _reshapes(node):
+            return self._reshaped(node), inputs
         if node.op == "aten":
             return self.aten(node), inputs
         writer = getattr(self, f"_{node.op}", None)
@@ -207,17 +215,12 @@ class _Writer(Layers):
 
     def _is_view(self, node: Node) -> bool:
         """Whether a node's value lies in memory as what it reads does."""
-        if node.op == "flatten" or (node.op == "aten" and node["target"] in VIEWS):
-            before = self.shapes[node.inputs[0]]
-            plane = math.prod(before[1:])
-            after = self.shapes[node.name]
-            moves = before[:1] and min(before[0], plane) > 1
-            same = [n for n in before if n > 1] == [n for n in after if n > 1]
-            ordered = same and (before[:1] == after[:1] or not moves)
-            if not moves or ordered:
-                return True
-            if node.op == "aten" and len(after) > 1:
-                raise InputError(f"'{node.name}' has no C form: it reshapes {before} to {after}")
+        if _reshapes(node):
+            before, after = self.shape(node.inputs[0]), self.shape(node.name)
+            places = (
+                np.moveaxis(np.arange(math.prod(shape)).reshape(shape), 0, -1).reshape(-1) for shape in (before, after)
+            )
+            return np.array_equal(*places)
         return node.op == "adaptive_avg_pool" and self.shape(node.name) == self.shape(node.inputs[0])
 
     def _scores(self) -> str:
@@ -302,6 +305,10 @@ static void stq_run(const float *input, const uint8_t *pixels, float *output)
     (void)pixels;
 {body}}}
 """
+
+
+def _reshapes(node: Node) -> bool:
+    return node.op == "flatten" or (node.op == "aten" and node["target"] in VIEWS)
 
 
 def _indent(text: str) -> str:

@@ -211,7 +211,7 @@ class Layers(RealOperations):
         return ([], self._place_of_input("input", source)) if self._is_input(source) else self.read(source)
 
     def _is_input(self, name: str) -> bool:
-        return self.network[name].op == "input"
+        return self.network[name].op == "input" and not self.copies_input
 
     def _place_of_input(self, array: str, name: str) -> str:
         channels, rows, columns = self.shape(name)

@@ -46,7 +46,8 @@ class RealOperations(Values):
     def _each(self, node: Node, statement: str) -> str:
         """A statement for each element; ``c`` is its channel, ``at`` its place."""
         channels, rows, columns = self.shape(node.name)
-        used = f"int c = at % {channels}; " if re.search(r"\bc\b", statement) else ""
+        code = re.sub(r"§[^§]*§", "", statement)  # without names of layers
+        used = f"int c = at % {channels}; " if re.search(r"\bc\b", code) else ""
         return f"for (int at = 0; at < {channels * rows * columns}; at++) {{\n    {used}{statement}\n}}\n"
 
     def element(self, node: Node) -> tuple[list[str], str] | None:
@@ -336,12 +337,14 @@ for (int c = 0; c < {channels}; c++) {{
             first += channels
         return "".join(blocks)
 
-    def _flatten(self, node: Node) -> str:
-        """Channels first, as what reads it counts."""
-        channels, rows, columns = self.shape(node.inputs[0])
-        plane = rows * columns
-        x = f"§{node.inputs[0]}§[at % {plane} * {channels} + at / {plane}]"
-        return f"for (int at = 0; at < {channels * plane}; at++) §{node.name}§[at] = {x};\n"
+    def _reshaped(self, node: Node) -> str:
+        """Another shape of a value; elements are counted with the channels first, and lie with the channels last."""
+        (before, rows, columns), (after, *others) = self.shape(node.inputs[0]), self.shape(node.name)
+        plane, other = rows * columns, math.prod(others)
+        number = f"int n = at % {after} * {other} + at / {after};"
+        return self._each(
+            node, f"{number}\n    §{node.name}§[at] = §{node.inputs[0]}§[n % {plane} * {before} + n / {plane}];"
+        )
 
     def _float_linear(self, node: Node) -> str:
         weight = node.arrays["weight"]

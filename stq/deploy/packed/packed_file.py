@@ -126,8 +126,10 @@ def load_packed(path: str | Path) -> tuple[Network, tuple[int, ...]]:
 def _check_whole(path: Path, metadata: dict[str, str]) -> None:
     """Raise ValueError for a file that is not as it was written; those of version 1 do not say."""
     described, recorded = metadata.get("stq", ""), metadata.get("stq.checksum")
-    if recorded is None or '"version":1,' in described[:200]:
+    if '"version":1,' in described[:200] or '"version": 1,' in described[:200] or not described:
         return
+    if recorded is None:
+        raise ValueError("it has no checksum")
     if file_checksum(path, described) != recorded:
         raise ValueError("it is damaged: its checksum is another")
 

@@ -1,5 +1,6 @@
 """The exported C, compiled with all warnings as errors and with sanitizers, against the integer reference."""
 
+import copy
 import re
 import shutil
 import subprocess
@@ -130,6 +131,67 @@ def test_residual_and_depthwise_networks(name, tmp_path):
     model, x = calibrated(timm.create_model(name, num_classes=10), size, "double_st_frozen", 2), torch.randn(32, *size)
     network = freeze(model, x)
     assert np.array_equal(predictions(stq.export(model, x, tmp_path / "m.h", format="c"), x), run(network, x).argmax(1))
+
+
+class Reads(nn.Module):
+    """What reads a picture of three channels, then two layers of which one is called c."""
+
+    def __init__(self, first, size, channels=3):
+        super().__init__()
+        self.first, self.c = copy.deepcopy(first), nn.Conv2d(channels, 4, 3, padding=1)
+        self.inner = nn.Conv2d(4, 4, 1)
+        self.last = nn.Linear(4 * size, 5)
+
+    def forward(self, x):
+        return self.last(F.relu(self.inner(F.relu(self.c(self.first(x))))).flatten(1))
+
+
+class Joined(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return torch.cat([self.conv(x) + x, x * 2 - 1], 1)
+
+
+class Unflattened(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(90, 18)
+
+    def forward(self, x):
+        return F.relu(self.linear(x.flatten(1))).view(-1, 3, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("first", "positions", "channels"),
+    [
+        (nn.ReLU(), 30, 3),
+        (nn.BatchNorm2d(3), 30, 3),
+        (nn.ZeroPad2d((0, 1, 2, 0)), 49, 3),
+        (nn.MaxPool2d(2), 6, 3),
+        (nn.AvgPool2d(2), 6, 3),
+        (nn.Upsample(scale_factor=2), 120, 3),
+        (nn.Conv2d(3, 3, 3, padding=1), 30, 3),
+        (Joined(), 30, 6),
+        (Unflattened(), 6, 3),
+    ],
+)
+@pytest.mark.parametrize("policy", [{}, {"first_last_bits": 32}, {"skip": ["first*"]}])
+def test_whatever_reads_the_input_first(first, positions, channels, policy, tmp_path):
+    torch.manual_seed(0)
+    model, x = Reads(first, positions, channels).eval(), torch.randn(64, 3, 5, 6)
+    layers = any(isinstance(module, nn.Conv2d | nn.Linear) for module in first.modules())
+    if "skip" in policy and not layers:
+        pytest.skip("no layer to leave out")
+    network = freeze(calibrated(model, (3, 5, 6), "double_st_frozen", 3, **policy), x)
+    header = stq.export(network, x, tmp_path / "model.h", format="c")
+    scores = run(network, x)
+    top = scores.topk(2).values
+    clear = ((top[:, 0] - top[:, 1]) > 1e-4 * scores.abs().max()).numpy()
+    assert clear.mean() > 0.9
+    assert np.array_equal(predictions(header, x)[clear], scores.argmax(1).numpy()[clear])
 
 
 def test_sums_are_integer_and_nothing_is_allocated(trained, digits, tmp_path):

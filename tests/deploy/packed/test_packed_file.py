@@ -15,7 +15,7 @@ from stq.deploy.compact import in_fewer_bytes
 from stq.deploy.integer.freeze import freeze
 from stq.deploy.integer.inference import run
 from stq.deploy.packed import packed_file
-from stq.deploy.packed.packed_file import load_packed, pack, unpack
+from stq.deploy.packed.packed_file import file_checksum, load_packed, pack, unpack
 from stq.errors import InputError
 from tests.deploy.packed import numpy_reader
 from tests.small_networks import calibrated, small_network
@@ -138,7 +138,10 @@ def rewrite(path, change, target):
         header = json.loads(file.metadata()["stq"])
     tensors = load_file(path)
     change(header, tensors)
-    save_file(tensors, target, metadata={"stq": json.dumps(header)})
+    described = json.dumps(header)
+    save_file(tensors, target, metadata={"stq": described})
+    told = {"stq": described, "stq.checksum": file_checksum(target, described)}
+    save_file(tensors, target, metadata=told)
     return target
 
 
