@@ -108,7 +108,8 @@ class _Writer(Layers):
         self.paddings: dict[int, int] = {}
         self.constants: dict[str, str] = {}
         self.in_place: dict[str, str] = {}
-        self.depthwise: set[tuple[str, bool]] = set()
+        self.convolutions: set[str] = set()  # how layers finish, those with sums of many channels
+        self.depthwise: set[tuple[str, bool]] = set()  # and those with one, with wide weights or not
         self.words = self.ones = self.taps = 0
         self.narrow = True
         self.about = about
@@ -196,11 +197,7 @@ class _Writer(Layers):
         writer = getattr(self, f"_{node.op}", None)
         if writer is None:
             raise InputError(f"'{node.name}' ({node.op}) has no C form")
-        text = writer(node)
-        if "stq_depthwise" in text:
-            kind = re.search(r"stq_depthwise_(\w+?)(_wide)?\(", text)
-            self.depthwise.add((kind[1], kind[2] is not None))
-        return text, inputs
+        return writer(node), inputs
 
     def _in_place(self, node: Node, inputs: tuple[str, ...]) -> None:
         """An element-by-element operation writes where it reads, if nothing else reads that."""
@@ -245,7 +242,7 @@ class _Writer(Layers):
         for key, text in (("sum", kernels.SUM), ("round", kernels.ROUND), ("mean", kernels.MEAN), ("within", WITHIN)):
             if key in self.used or (key == "sum" and "round" in self.used):
                 lines.append(text)
-        finishes = self._convolutions() | {kind for kind, _ in self.depthwise}
+        finishes = self.convolutions | {kind for kind, _ in self.depthwise}
         texts = {"shifted": kernels.SHIFT, "wide": kernels.WIDE_SHIFT, "counted": kernels.STEPS}
         if "corrected" in finishes:
             lines.append(kernels.CORRECT)
@@ -262,7 +259,7 @@ class _Writer(Layers):
                 choice = kernels.IN_ONES.format(half=self.ones)
             lines.append(ones + kernels.COLUMNS.substitute(words=words, ones=choice))
             lines += [kernels.dot_bytes() if bits == 0 else kernels.dot(bits) for bits in sorted(self.dots)]
-            for kind in sorted(self._convolutions()):
+            for kind in sorted(self.convolutions):
                 once, code = kernels.FINISH.get(kind, ("", ""))
                 text = kernels.CONV_CODES.substitute(name=kind, once=once, code=code, locals=kernels.LOCALS)
                 lines.append(kernels.CONV_REAL if kind == "real" else text)
@@ -272,15 +269,6 @@ class _Writer(Layers):
 
     def _name(self, token: str, name: str) -> None:
         self.layers = [line.replace(token, name) for line in self.layers]
-
-    def _convolutions(self) -> set[str]:
-        """How layers that are not depthwise finish."""
-        found = set()
-        for line in self.layers:
-            if ".dot" in line:
-                keys = {".odd": "corrected", ".wide_bias": "wide", ".factor": "shifted", ".thresholds": "counted"}
-                found.add(next((kind for key, kind in keys.items() if key in line), "real"))
-        return found
 
     def _depthwise_kernel(self, kind: str, wide: bool) -> str:
         once, code = kernels.FINISH.get(kind, ("", ""))

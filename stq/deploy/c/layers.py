@@ -34,10 +34,12 @@ class Layers(RealOperations):
         wide = fields.pop("wide", 0)
         listed = ", ".join(f".{key} = {value}" for key, value in fields.items() if str(value) != "0")
         self.layers.append(f"static const struct stq_layer {name} = {{{listed}}}; /* {layer.name} */")
-        depthwise = "dot" not in fields
-        function = f"stq_{'depthwise' if depthwise else 'conv'}_{kind}"
-        if depthwise:
-            function += "_wide" if wide else ""
+        if "dot" in fields:
+            self.convolutions.add(kind)
+            function = f"stq_conv_{kind}"
+        else:
+            self.depthwise.add((kind, bool(wide)))
+            function = f"stq_depthwise_{kind}" + ("_wide" if wide else "")
         result = thresholds or layer
         return f"{function}(&{name}, §{layer.inputs[0]}§, §{result.name}§);\n"
 

@@ -9,12 +9,11 @@ import numpy as np
 
 from ...errors import InputError
 from ..network import QUANTIZERS, Node
-from .values import CODES, MOVES, REAL, Values, literal
+from .values import CODES, REAL, Values, literal
 
-_SIGMOID = "1.0f / (1.0f + expf(-v))"
 _FUNCTIONS = {
     "relu": "v > 0.0f ? v : 0.0f",
-    "sigmoid": _SIGMOID,
+    "sigmoid": "1.0f / (1.0f + expf(-v))",
     "silu": "v / (1.0f + expf(-v))",
     "tanh": "tanhf(v)",
     "gelu": "0.5f * v * (1.0f + erff(v * 0.70710678f))",
@@ -50,8 +49,8 @@ class RealOperations(Values):
         used = f"int c = at % {channels}; " if re.search(r"\bc\b", code) else ""
         return f"for (int at = 0; at < {channels * rows * columns}; at++) {{\n    {used}{statement}\n}}\n"
 
-    def element(self, node: Node) -> tuple[list[str], str] | None:
-        """Statements, and the expression after them, for one element of a node's value; None: it is not made so.
+    def element(self, node: Node) -> tuple[list[str], str]:
+        """Statements, and the expression after them, for one element of the value of a node that is made so.
 
         ``§name§`` stands for the place of a value. What an element is made of may be an expression too.
         """
@@ -59,13 +58,12 @@ class RealOperations(Values):
             return self._torchs(node)
         if node.op in _FUNCTIONS:
             return self._function(node, node.op, _FUNCTIONS[node.op])
-        writer = getattr(self, f"_element_{node.op}", None)
-        return None if writer is None else writer(node)
+        return getattr(self, f"_element_{node.op}")(node)
 
     def is_inside(self, node: Node) -> bool:
         """Whether a node's value is nowhere in memory: an expression in the loop of the only one that reads it."""
         readers = self.users[node.name]
-        if len(readers) != 1 or node.name == self.network.output or readers[0].op in ("input", "constant"):
+        if len(readers) != 1 or node.name == self.network.output:
             return False
         reader = readers[0]
         by_element = reader.op in QUANTIZERS or self._is_element(reader)
@@ -82,8 +80,7 @@ class RealOperations(Values):
         if not self.is_inside(node):
             return [], f"§{name}§[at]"
         statements, expression = self.element(node)
-        variable = f"v{self.variables}"
-        self.variables += 1
+        variable = self._variable()
         product = "volatile " if "*" in expression else ""  # or a compiler may fuse it with a sum that follows
         return [*statements, f"{product}float {variable} = {expression};"], variable
 
@@ -100,12 +97,16 @@ class RealOperations(Values):
         statements, expression = self.element(node)
         return self._each(node, "\n    ".join([*statements, f"§{node.name}§[at] = {expression};"]))
 
+    def _variable(self) -> str:
+        """A name that is new in the source."""
+        self.variables += 1
+        return f"v{self.variables - 1}"
+
     def _function(self, node: Node, name: str, expression: str) -> tuple[list[str], str]:
         statements, value = self.read(node.inputs[0])
         if "f(v" in expression or name in _OF_LIBRARY:
             self.used.add("math")
-        variable = f"v{self.variables}"
-        self.variables += 1
+        variable = self._variable()
         return [*statements, f"float {variable} = {value};"], re.sub(r"\bv\b", variable, expression)
 
     def _element_clip(self, node: Node) -> tuple[list[str], str]:
@@ -127,10 +128,7 @@ class RealOperations(Values):
         source = self.network[node.inputs[0]]
         self.used.add("sum")
         scale, offset = (self.array(node, key, node.arrays[key], REAL) for key in ("scale", "offset"))
-        lowest = source
-        while lowest.op in MOVES:
-            lowest = self.network[lowest.inputs[0]]
-        least = lowest["low"] - self.stored(lowest)[1]
+        least = self.source_of_codes(source)["low"] - self.stored(source)[1]
         return [], f"stq_sum({scale}[0] * (float)(§{source.name}§[at] + ({least})), {offset}[0])"
 
     def _element_add(self, node: Node) -> tuple[list[str], str]:
@@ -170,7 +168,7 @@ class RealOperations(Values):
         self.constants[node.name] = self.numbers(node, "value", shaped)
         return ""
 
-    def _torchs(self, node: Node) -> tuple[list[str], str] | None:
+    def _torchs(self, node: Node) -> tuple[list[str], str]:
         target, arguments = node["target"], node["arguments"]
         if target in _TORCHS and len(arguments) == 1:
             return self._function(node, target, _TORCHS[target])
@@ -317,10 +315,8 @@ for (int c = 0; c < {channels}; c++) {{
         return f"for (int at = 0; at < {count}; at++) {{\n    {statement}\n}}\n"
 
     def _code_of_zero(self, node: Node) -> int:
-        while node.op in MOVES:
-            node = self.network[node.inputs[0]]
         gain, first = self.stored(node)
-        return first - gain * node["low"]
+        return first - gain * self.source_of_codes(node)["low"]
 
     def _concat(self, node: Node) -> str:
         axes = len(self.shapes[node.name])

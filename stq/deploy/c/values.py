@@ -59,6 +59,12 @@ class Values:
         """Elements of a node's value."""
         return math.prod(self.shapes[name])
 
+    def source_of_codes(self, node: Node) -> Node:
+        """What has made the codes that a node gives: itself, or what lies before those that only move them."""
+        while node.op in MOVES:
+            node = self.network[node.inputs[0]]
+        return node
+
     def readers_of_codes(self, node: Node) -> list[Node]:
         """What takes the codes of a node in the end: integer layers, tables, what makes real values of them."""
         found: list[Node] = []
@@ -68,8 +74,7 @@ class Values:
 
     def stored(self, node: Node) -> tuple[int, int]:
         """(gain, first) of a node of codes: code ``low + n`` is stored as ``gain * n + first``."""
-        while node.op in MOVES:
-            node = self.network[node.inputs[0]]
+        node = self.source_of_codes(node)
         forms = {self._form(node, reader) for reader in self.readers_of_codes(node) if reader.op in INTEGER_LAYERS}
         others = [reader for reader in self.readers_of_codes(node) if reader.op not in INTEGER_LAYERS]
         if len(forms) > 1 or (others and any(gain != 1 for gain, _ in forms)):
