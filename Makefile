@@ -42,7 +42,7 @@ benchmark-deploy: $(VENV)/.dev ## times of exported networks beside float
 	$(BIN)/python experiments/deployment/benchmark.py
 
 benchmark-c: $(VENV)/.dev ## flash, RAM and instructions of exported C on a Cortex-M4 (needs its compiler and QEMU)
-	$(BIN)/python experiments/microcontroller/benchmark.py
+	$(BIN)/python experiments/microcontroller/benchmark.py $(if $(CMSIS_NN),--cmsis-nn $(CMSIS_NN))
 
 test-oldest: $(VENV)/.dev ## run exported files in the oldest ONNX Runtime that pyproject.toml declares
 	$(BIN)/python tests/deploy/onnx/oldest_runtime.py

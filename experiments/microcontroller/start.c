@@ -53,7 +53,8 @@ static void print(uint32_t number, const char *after)
 
 int main(void)
 {
-    static float input[NETWORK_INPUTS], output[NETWORK_OUTPUTS];
+    static uint8_t input[NETWORK_INPUTS];
+    static SCORE output[NETWORK_OUTPUTS];
     const char *name = "input.bin";
     const uintptr_t open[3] = {(uintptr_t)name, 1, 9};
     int file = call(1, open);
@@ -64,7 +65,7 @@ int main(void)
         SYSTICK[2] = 0;
         SYSTICK[0] = 5;
         uint32_t before = SYSTICK[2];
-        network_predict(input, output);
+        network_predict_pixels(input, output);
         uint32_t ticks = (before - SYSTICK[2]) & 0xffffff;
         int best = 0;
         for (int i = 1; i < NETWORK_OUTPUTS; i++)

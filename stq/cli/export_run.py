@@ -49,7 +49,7 @@ def export_run(
     if latency and runner not in ("onnxruntime", "openvino"):
         raise InputError(f"benchmark=true times ONNX Runtime and OpenVINO; format={format} has no such timing")
     if pixels and format in ("c", "packed"):
-        raise InputError(f"pixels=true is of the ONNX formats; format={format} takes prepared images")
+        raise InputError(f"pixels=true is of the ONNX formats; format={format} takes prepared images (C also pixels)")
     chosen = {key: _bytes(key, value) if key in ("flash", "ram") else value for key, value in (options or {}).items()}
     quieten()
     model, data, _ = load_run(run, trust)
@@ -70,7 +70,7 @@ def export_run(
         print(
             f"kernels    without VNNI may saturate in {len(large)} layers with large 8-bit weights, such as {large[0]}"
         )
-    print(f"{format:10} {_compared(model, path, format, batches, about)}")
+    print(f"{format:10} {_compared(model, path, format, batches, about, pixels or chosen.get('float') is False)}")
     if getattr(data, "mean", None) is not None:
         print(f"input      {size}, float32, pixels / 255 less {_shown(data.mean)}, divided by {_shown(data.std)}")
     if latency:
@@ -107,13 +107,15 @@ def about_run(run: Path, data: pl.LightningDataModule, pixels: bool = False) -> 
 
 
 @torch.no_grad()
-def _compared(model: torch.nn.Module, path: Path, format: str, batches: list[torch.Tensor], about: About) -> str:
-    """How many of the file's predictions equal the trained model's."""
+def _compared(
+    model: torch.nn.Module, path: Path, format: str, batches: list[torch.Tensor], about: About, pixels: bool
+) -> str:
+    """How many of the file's predictions equal the trained model's; pixels: whether the file takes uint8 images."""
     inputs = torch.cat(batches)
     expected = torch.cat([model(part).argmax(-1) for part in inputs.split(500)]).numpy()
     try:
         given = inputs
-        if about.pixels:
+        if pixels:
             mean, std = (torch.tensor(each).reshape(-1, 1, 1) for each in (about.mean, about.std))
             given = ((inputs * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
         found = np.concatenate([predict(path, format, part.numpy()) for part in given.split(5000)])

@@ -136,6 +136,9 @@ RUN: Mapping[str, SettingType] = {
     "target": _or_null(_NAME),
     "pixels": _FLAG,
     "c.prefix": _or_null(_NAME),
+    "c.backend": _or_null(_NAME),
+    "c.container": _or_null(_whole(1)),
+    "c.float": _or_null(_FLAG),
     "output": _or_null(_PATH),
     "benchmark": _FLAG,
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -65,12 +64,10 @@ def _packed(path: Path, x: np.ndarray) -> np.ndarray:
 
 
 def _c(path: Path, x: np.ndarray) -> np.ndarray:
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        raise InputError("running format='c' needs a C compiler, and no gcc or cc is installed")
+    from .c.compilers import build
+
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "program"
-        flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-O2", "-DSTQ_MAIN"]
-        subprocess.run([compiler, *flags, str(path.with_suffix(".c")), "-o", str(program), "-lm"], check=True)
+        build(path, program)
         done = subprocess.run([program], input=np.ascontiguousarray(x).tobytes(), capture_output=True, check=True)
     return np.array(done.stdout.split(), dtype=np.int64)

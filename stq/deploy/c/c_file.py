@@ -16,25 +16,50 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ...errors import InputError
+from ...errors import InputError, nearest
 from ..about import About, checksum
 from ..integer.inference import evaluate
 from ..integer.thresholds import fuse
 from ..network import INTEGER_LAYERS, QUANTIZERS, Network, Node
 from . import kernels
+from .fixed import COUNT, REAL_OF_SUM, FixedOperations, fraction_bits
 from .integers import with_tables
-from .layers import Layers, threshold_type
-from .program import HEADER, MAIN, PIXELS, SOURCE, WITHIN
+from .layers import Depthwise, Layers, threshold_type
+from .program import HEADER, MAIN, PIXELS, PREPARED, SOURCE, WITHIN
 from .values import CODES, MOVES, REAL, VIEWS
 
 
 @dataclass(frozen=True)
 class Options:
-    """prefix: of the public names, by default the file's name. flash, ram: bytes that there are, None: any."""
+    """prefix: of the public names, by default the file's name. flash, ram: bytes that there are, None: any.
+
+    backend: what multiplies, "c99" or "cmsis_nn". container: the least bits that a weight takes (1, 2, 3, 4 or 8).
+    float: False: no floating point, from pixels to whole scores (see ``fixed.py``).
+    """
 
     prefix: str | None = None
     flash: int | None = None
     ram: int | None = None
+    backend: str = "c99"
+    container: int = 1
+    float: bool = True
+
+    def check(self) -> None:
+        """Raise InputError for what is not one of the choices."""
+        for key, value, choices in (
+            ("backend", self.backend, BACKENDS),
+            ("container", self.container, CONTAINERS),
+            ("float", self.float, (True, False)),
+        ):
+            if value not in choices:
+                raise InputError(f"c.{key}={value} is unknown{nearest(value, choices)}: there are {_listed(choices)}")
+
+
+def _listed(choices: tuple[object, ...]) -> str:
+    return ", ".join(map(str, choices))
+
+
+BACKENDS, CONTAINERS = ("c99", "cmsis_nn"), (1, 2, 3, 4, 8)
 
 
 def export_c(
@@ -45,14 +70,15 @@ def export_c(
     Raises InputError for what C lacks, a prefix that is no name in C, or a network that does not fit.
     """
     chosen = Options(**options)
+    chosen.check()
     path = path.with_suffix(".h")
     prefix = chosen.prefix or re.sub(r"\W", "_", path.stem)
     if not re.fullmatch(r"[A-Za-z_]\w*", prefix):
         raise InputError(f"c.prefix={prefix} is not a name in C: use letters, digits and _, no digit first")
-    writer = _Writer(fuse(with_tables(network), input_size), input_size, about)
+    kind = _Writer if chosen.float else _FixedWriter
+    writer = kind(fuse(with_tables(network), input_size), input_size, about, chosen)
     body, ram = writer.write()
     _check_fit(chosen, writer, ram)
-    pixels = writer.pixels
     names = {
         "prefix": prefix,
         "upper": prefix.upper(),
@@ -64,18 +90,14 @@ def export_c(
     }
     facts = {**about.entries(), "stq.checksum": checksum(body.encode())}
     said = "".join(f" * {key}: {value.replace('*/', '* /')}\n" for key, value in facts.items())
-    path.write_text(HEADER.substitute(names, about=said, pixels=_declared(prefix) if pixels else ""))
+    names |= {"real": writer.real, "about": said}
+    doors = [door for door, there in ((PREPARED, chosen.float), (PIXELS, writer.pixels)) if there]
+    declared = "\n".join(door.declaration.substitute(names, scores=writer.scores()) for door in doors)
+    path.write_text(HEADER.substitute(names, declared=declared))
     source = SOURCE.substitute(names, body=body, math="#include <math.h>\n" if "math" in writer.used else "")
-    source += PIXELS.substitute(names) if pixels else ""
-    path.with_suffix(".c").write_text(source + MAIN.substitute(names))
+    source += "".join(door.definition.substitute(names) for door in doors)
+    path.with_suffix(".c").write_text(source + MAIN.substitute(names, door=doors[0].suffix, input=doors[0].input))
     return path
-
-
-def _declared(prefix: str) -> str:
-    return (
-        "/* the same for an image of pixels 0 to 255, channels first, which is prepared inside */\n"
-        f"void {prefix}_predict_pixels(const uint8_t *pixels, float *output);\n"
-    )
 
 
 def _check_fit(options: Options, writer: _Writer, ram: int) -> None:
@@ -98,19 +120,29 @@ def _check_fit(options: Options, writer: _Writer, ram: int) -> None:
 class _Writer(Layers):
     """Writes the blocks of all nodes, in order, into one function."""
 
-    def __init__(self, network: Network, input_size: tuple[int, ...], about: About):
+    numbers_are: Mapping[str, str] = kernels.FLOAT
+    helpers: Mapping[str, str] = {
+        "sum": kernels.SUM,
+        "round": kernels.ROUND,
+        "mean": kernels.MEAN,
+        "within": WITHIN,
+    }
+
+    def __init__(self, network: Network, input_size: tuple[int, ...], about: About, options: Options):
         super().__init__(network, input_size)
+        self.cmsis, self.container = options.backend == "cmsis_nn", options.container
         self.used: set[str] = set()
-        self.dots: set[int] = set()
+        self.dots: dict[str, str] = {}
+        self.layouts: set[int] = set()
         self.layers: list[str] = []
         self.factors: list[tuple[Node, np.ndarray]] = []
         self.tables: list[tuple[Node, np.ndarray, int]] = []
         self.paddings: dict[int, int] = {}
         self.constants: dict[str, str] = {}
         self.in_place: dict[str, str] = {}
-        self.convolutions: set[str] = set()  # how layers finish, those with sums of many channels
-        self.depthwise: set[tuple[str, bool]] = set()  # and those with one, with wide weights or not
-        self.words = self.ones = self.taps = 0
+        self.convolutions: set[tuple[str, str]] = set()  # how layers finish, and what multiplies
+        self.depthwise: set[Depthwise] = set()
+        self.words = self.matrix = self.ones = 0
         self.narrow = True
         self.about = about
         readers = self.users[network.input]
@@ -146,8 +178,12 @@ class _Writer(Layers):
         text = self.with_scales(re.sub(r"§([^§\n]+)§", lambda found: self._place(found[1], places), text))
         words = max(self.words, 1)
         head = self._head(max(total // 4, 1), words)
-        ram = max(total, 4) + 4 * words * bool(self.dots)
-        return head + _FUNCTION.format(body=text), ram
+        ram = max(total, 4) + 4 * words * bool(self.convolutions) + 4 * self.matrix
+        return head + _FUNCTION.format(body=text, real=self.real), ram
+
+    def scores(self) -> str:
+        """What a score is."""
+        return f"{self.size(self.network.output)} scores"
 
     def bytes_of(self, name: str) -> int:
         """Of a value in memory."""
@@ -231,7 +267,10 @@ class _Writer(Layers):
         """Everything before the function: types, kernels that are used, constant arrays, layers, memory."""
         factor = "int16_t" if self.narrow else "int32_t"
         table = threshold_type(self.tables)
-        lines = [f"typedef {factor} stq_factor;\ntypedef {table} stq_threshold;\n", kernels.LAYER]
+        lines = [
+            f"typedef {factor} stq_factor;\ntypedef {table} stq_threshold;\n",
+            kernels.LAYER.substitute(self.numbers_are),
+        ]
         for place, (node, values) in enumerate(self.factors):
             self._name(f"%factor{place}%", self.array(node, "factor", values, "stq_factor"))
             self.flash[node.name] -= (2 if self.narrow else 0) * values.size
@@ -239,10 +278,10 @@ class _Writer(Layers):
             values = np.minimum(values, bound + 1) if table == "int16_t" else values
             self._name(f"%table{place}%", self.array(node, "thresholds", values, "stq_threshold"))
             self.flash[node.name] -= (2 if table == "int16_t" else 0) * values.size
-        for key, text in (("sum", kernels.SUM), ("round", kernels.ROUND), ("mean", kernels.MEAN), ("within", WITHIN)):
+        for key, text in self.helpers.items():
             if key in self.used or (key == "sum" and "round" in self.used):
                 lines.append(text)
-        finishes = self.convolutions | {kind for kind, _ in self.depthwise}
+        finishes = {kind for kind, _ in self.convolutions} | {form.kind for form in self.depthwise}
         texts = {"shifted": kernels.SHIFT, "wide": kernels.WIDE_SHIFT, "counted": kernels.STEPS}
         if "corrected" in finishes:
             lines.append(kernels.CORRECT)
@@ -251,43 +290,87 @@ class _Writer(Layers):
         for stored, channels in sorted(self.paddings.items()):
             listed = ", ".join([str(stored)] * channels)
             lines.append(f"static const uint8_t stq_padding_{stored}[{channels}] = {{{listed}}};\n")
-        if self.dots:
-            ones, choice = "", ""
-            if self.ones:
-                listed = ", ".join(["1"] * self.ones + ["0"] * self.ones)
-                ones = kernels.ONES.substitute(twice=2 * self.ones, ones=listed)
-                choice = kernels.IN_ONES.format(half=self.ones)
-            lines.append(ones + kernels.COLUMNS.substitute(words=words, ones=choice))
-            lines += [kernels.dot_bytes() if bits == 0 else kernels.dot(bits) for bits in sorted(self.dots)]
-            for kind in sorted(self.convolutions):
+        if self.convolutions:
+            lines.append(self._gather_kernel(words))
+            lines += [self.dots[key] for key in sorted(self.dots)]
+            for dot in sorted({dot for _, dot in self.convolutions}):
+                sums = kernels.MATRIX if dot == "matrix" else kernels.DOT.format(name=dot)
+                lines.append(kernels.SUMS.substitute(name=dot, sums=sums))
+            for kind, dot in sorted(self.convolutions):
                 once, code = kernels.FINISH.get(kind, ("", ""))
-                text = kernels.CONV_CODES.substitute(name=kind, once=once, code=code, locals=kernels.LOCALS)
-                lines.append(kernels.CONV_REAL if kind == "real" else text)
-        for kind, wide in sorted(self.depthwise):
-            lines.append(self._depthwise_kernel(kind, wide))
-        return "\n".join([*lines, *self.arrays, "", *self.layers, "", f"static float stq_memory[{memory}];", ""])
+                if kind == "real":
+                    lines.append(kernels.CONV_REAL.substitute(self.numbers_are, dot=dot))
+                    continue
+                each = [kernels.CODE.format(j=j, code=code.replace("acc[j]", f"acc[{j}]")) for j in range(4)]
+                parts = {"name": kind, "dot": dot, "once": once, "code": code, "codes": "\n            ".join(each)}
+                lines.append(kernels.CONV_CODES.substitute(parts, locals=kernels.LOCALS))
+        lines += [self._depthwise_kernel(form) for form in sorted(self.depthwise)]
+        return "\n".join([*lines, *self.arrays, "", *self.layers, "", f"static {self.real} stq_memory[{memory}];", ""])
+
+    def _gather_kernel(self, words: int) -> str:
+        """What lays positions side by side, with the pieces of the layouts that are used."""
+        parts = dict.fromkeys(("before", "declared", "ones", "inside", "after"), "")
+        if self.ones:
+            listed = ", ".join(["1"] * self.ones + ["0"] * self.ones)
+            parts["before"] += kernels.ONES.substitute(twice=2 * self.ones, ones=listed)
+            parts["ones"] = kernels.IN_ONES.format(half=self.ones)
+        if kernels.BITS in self.layouts:
+            parts["before"] += kernels.ONES_OF
+            parts["declared"] = kernels.DECLARED_BITS
+            parts["inside"] += kernels.IN_BITS
+            parts["after"] += kernels.AFTER_BITS
+        if kernels.CMSIS in self.layouts:
+            parts["before"] += kernels.CMSIS_BEFORE.substitute(matrix=self.matrix)
+            parts["inside"] += kernels.IN_CMSIS
+            parts["after"] += kernels.AFTER_CMSIS
+        return kernels.COLUMNS.substitute(parts, words=words)
 
     def _name(self, token: str, name: str) -> None:
         self.layers = [line.replace(token, name) for line in self.layers]
 
-    def _depthwise_kernel(self, kind: str, wide: bool) -> str:
-        once, code = kernels.FINISH.get(kind, ("", ""))
-        real = "stq_real(acc + (l->bias ? l->bias[o] : 0), l->scale[o], l->offset[o])"
+    def _depthwise_kernel(self, form: Depthwise) -> str:
+        once, code = kernels.FINISH.get(form.kind, ("", ""))
+        shift = self.numbers_are["shift"]
+        real = f"stq_real(acc + (l->bias ? l->bias[o] : 0), l->scale[o], l->offset[o]{shift})"
+        taps = form.rows * form.columns
         return kernels.DEPTHWISE.substitute(
-            name=kind + ("_wide" if wide else ""),
-            type=REAL if kind == "real" else CODES,
-            weight="int16_t" if wide else "int8_t",
-            taps=self.taps,
+            name=form.name,
+            type=self.real if form.kind == "real" else CODES,
+            weight="int16_t" if form.wide else "int8_t",
+            rows=form.rows,
+            columns=form.columns,
+            taps=taps,
+            products=" + ".join(f"w[{k}] * from[{k}][o]" for k in range(taps)),
             once=once,
-            locals="" if kind == "real" else kernels.LOCALS,
-            finish=real if kind == "real" else f"(uint8_t)(gain * {code.replace('acc[j]', 'acc')} + first)",
+            locals="" if form.kind == "real" else kernels.LOCALS,
+            finish=real if form.kind == "real" else f"(uint8_t)(gain * {code.replace('acc[j]', 'acc')} + first)",
         )
+
+
+class _FixedWriter(FixedOperations, _Writer):
+    """The same without floating point."""
+
+    numbers_are = kernels.FIXED
+    helpers: Mapping[str, str] = {"sum": REAL_OF_SUM, "reached": COUNT}
+
+    def __init__(self, network: Network, input_size: tuple[int, ...], about: About, options: Options):
+        super().__init__(network, input_size, about, options)
+        self.fraction = fraction_bits(network)
+        if not self.pixels:
+            raise InputError(
+                "c.float=false reads pixels: the data must have a mean and a deviation, and every reader of the input "
+                "must quantize it"
+            )
+
+    def scores(self) -> str:
+        """What a score is."""
+        return f"{self.size(self.network.output)} scores, each times 2^{self.fraction}"
 
 
 _CODE = 5_000  # bytes of the instructions of a common network on a Cortex-M
 
 _FUNCTION = """
-static void stq_run(const float *input, const uint8_t *pixels, float *output)
+static void stq_run(const {real} *input, const uint8_t *pixels, {real} *output)
 {{
     (void)input;
     (void)pixels;

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from typing import NamedTuple
+
 import numpy as np
 
 from ...errors import InputError
 from ..network import Node, operand_limits
+from . import kernels
 from .real_ops import RealOperations
 from .requantize import Shifted, fit, nearly
 from .values import CODES, REAL, TYPES
@@ -14,8 +18,27 @@ _HALF = 2**16 - 1
 _PACKED = (1, 2, 3, 4)
 
 
+class Depthwise(NamedTuple):
+    """What a kernel of depthwise layers is written for; kind: how it finishes."""
+
+    kind: str
+    wide: bool
+    rows: int
+    columns: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}_{self.rows}x{self.columns}" + ("_wide" if self.wide else "")
+
+
 class Layers(RealOperations):
-    """Writes the calls of integer layers and quantizers, and their constant arrays."""
+    """Writes the calls of integer layers and quantizers, and their constant arrays.
+
+    cmsis: whether CMSIS-NN multiplies. container: the least bits that a weight takes.
+    """
+
+    cmsis: bool
+    container: int
 
     def _threshold(self, node: Node) -> str:
         return self._layer_call(self.network[node.inputs[0]], node)
@@ -31,15 +54,16 @@ class Layers(RealOperations):
         fields |= weight_fields
         kind = self._codes(layer, thresholds, constant, fields) if thresholds else self._real(layer, constant, fields)
         name = f"l{len(self.layers)}"
-        wide = fields.pop("wide", 0)
+        wide, dot = fields.pop("wide", 0), fields.pop("dot", "")
         listed = ", ".join(f".{key} = {value}" for key, value in fields.items() if str(value) != "0")
         self.layers.append(f"static const struct stq_layer {name} = {{{listed}}}; /* {layer.name} */")
-        if "dot" in fields:
-            self.convolutions.add(kind)
-            function = f"stq_conv_{kind}"
+        if "layout" in fields:
+            self.convolutions.add((kind, dot))
+            function = f"stq_conv_{kind}_{dot}"
         else:
-            self.depthwise.add((kind, bool(wide)))
-            function = f"stq_depthwise_{kind}" + ("_wide" if wide else "")
+            form = Depthwise(kind, bool(wide), fields["kernel_rows"], fields["kernel_columns"])
+            self.depthwise.add(form)
+            function = f"stq_depthwise_{form.name}"
         result = thresholds or layer
         return f"{function}(&{name}, §{layer.inputs[0]}§, §{result.name}§);\n"
 
@@ -77,25 +101,53 @@ class Layers(RealOperations):
         padding = self._padding(zero, max(fields["inputs"], fields["groups"])) if padded else 0
         if fields["inputs"] == 1 and fields["groups"] > 1 and outputs == fields["groups"]:
             wide = bool(rows.min() < -128 or rows.max() > 127)
-            self.taps = max(self.taps, rows.shape[1])
             kind = "int16_t" if wide else "int8_t"
             name = self.array(layer, "weight", rows, kind)
             return constant, {"weight": f"(const uint8_t *){name}", "padding": padding, "wide": int(wide)}
-        packed, row_bytes, bits, blocks = pack_rows((rows - low) // step, layer["weight_bits"])
-        limits = operand_limits(self.network, layer)
-        most = (2 ** layer["weight_bits"] - 1) * (limits[1] - limits[0]) * 8
-        chunk = _HALF // max(most, 1)
-        halves = chunk > 0 and fields["inputs"] * (limits[1] - limits[0]) <= _HALF
-        self.words = max(self.words, blocks * (16 if halves else 8))
+        fields["padding"] = padding
         if "offset_multiplier" in layer.arrays:
             self.ones = max(self.ones, fields["inputs"])
-        if not halves and bits != 8:  # loops over bytes take whole ones
-            packed, row_bytes, bits, blocks = pack_rows((rows - low) // step, 8)
-        dot = f"stq_dot_{bits}" if halves else "stq_dot_bytes"
-        self.dots.add(bits if halves else 0)
+        return constant, self._columns(layer, fields, rows, low, step)
+
+    def _columns(
+        self, layer: Node, fields: dict[str, object], rows: np.ndarray, low: int, step: int
+    ) -> dict[str, object]:
+        """The fields of weights, and of how operands lie beside them for their products."""
+        if self.cmsis:
+            if rows.min() >= -128 and rows.max() <= 127:
+                codes, low, step = rows, 0, 1
+            else:
+                codes = (rows - low) // step - 128
+                low += 128 * step
+            self.layouts.add(kernels.CMSIS)
+            self.words = max(self.words, rows.shape[1])
+            self.matrix = max(self.matrix, 4 * fields["outputs"])
+            name = self.array(layer, "weight", codes, "int8_t")
+            weight = f"(const uint8_t *){name}"
+            return {"weight": weight, "dot": "matrix", "step": step, "low": low, "layout": kernels.CMSIS}
+        lowest, highest = operand_limits(self.network, layer)
+        bits = layer["weight_bits"]
+        width = next((width for width in _PACKED if width >= max(bits, self.container)), 8)
+        packed, row_bytes, blocks = pack_rows((rows - low) // step, width)
+        dot, layout, chunk = str(width), 1, _HALF // max((2**bits - 1) * (highest - lowest) * 8, 1)
+        if width == 1 and highest - lowest == 1 and fields["inputs"] % 4 == 0:
+            dot, layout, blocks = "ones", kernels.BITS, -(-rows.shape[1] // 32)
+            packed = np.append(packed, np.zeros(3, packed.dtype))  # the last word ends behind the last row
+            self.dots["ones"] = kernels.DOT_ONES
+            self.layouts.add(kernels.BITS)
+            self.words = max(self.words, 4 * blocks)
+        elif chunk > 0 and fields["inputs"] * (highest - lowest) <= _HALF:
+            dot = str(width) if chunk >= blocks else f"long_{width}"
+            self.dots[dot] = kernels.dot(width, chunk >= blocks)
+            self.words = max(self.words, 16 * blocks)
+        else:  # loops over bytes take whole ones
+            packed, row_bytes, blocks = pack_rows((rows - low) // step, 8)
+            dot, layout = "bytes", 0
+            self.dots["bytes"] = kernels.DOT_BYTES
+            self.words = max(self.words, 8 * blocks)
         name = self.array(layer, "weight", packed, "uint8_t")
-        found = {"weight": name, "padding": padding, "dot": dot, "step": step, "low": low, "blocks": blocks}
-        return constant, found | {"chunk": min(chunk, blocks), "row_bytes": row_bytes, "halves": int(halves)}
+        found = {"weight": name, "dot": dot, "step": step, "low": low, "blocks": blocks}
+        return found | {"chunk": min(chunk, blocks), "row_bytes": row_bytes, "layout": layout}
 
     def _padding(self, stored: int, channels: int) -> str:
         self.paddings[stored] = max(self.paddings.get(stored, 0), channels)
@@ -226,27 +278,27 @@ class Layers(RealOperations):
         """For uint8 pixels, the codes that each of them has are in a table."""
         if not (self.pixels and self._is_input(node.inputs[0])):
             return loop
+        pixels, numbers = (re.sub("^(?=.)", "    ", text, flags=re.M) for text in (self._looked_up(node), loop))
+        return f"if (pixels) {{\n{pixels}}} else {{\n{numbers}}}\n"
+
+    def _looked_up(self, node: Node) -> str:
         table = self.array(node, "of_pixels", self.pixel_codes(node), CODES)
         pixel = self._place_of_input("pixels", node.inputs[0])
         index = f"c * 256 + {pixel}" if self.shape(node.name)[0] > 1 else pixel
-        looked_up = self._each(node, f"§{node.name}§[at] = {table}[{index}];")
-        indented = ["    " + line for line in looked_up.splitlines()], ["    " + line for line in loop.splitlines()]
-        return "if (pixels) {\n" + "\n".join(indented[0]) + "\n} else {\n" + "\n".join(indented[1]) + "\n}\n"
+        return self._each(node, f"§{node.name}§[at] = {table}[{index}];")
 
 
-def pack_rows(index: np.ndarray, bits: int) -> tuple[np.ndarray, int, int, int]:
-    """Rows of unsigned numbers packed: (bytes, bytes of a row, bits each takes, blocks of 8 in a row).
+def pack_rows(index: np.ndarray, bits: int) -> tuple[np.ndarray, int, int]:
+    """Rows of unsigned numbers of so many bits each, packed: (bytes, bytes of a row, blocks of 8 in a row).
 
-    1 to 4 bits take as many, more take 8; the first number is in the lowest bits of the first byte, rows are filled up
-    with zeros to whole blocks.
+    The first number is in the lowest bits of the first byte, rows are filled up with zeros to whole blocks.
     """
-    bits = bits if bits in _PACKED else 8
     blocks = -(-index.shape[1] // 8)
     filled = np.zeros((len(index), blocks * 8), np.int64)
     filled[:, : index.shape[1]] = index
     planes = (filled[:, :, None] >> np.arange(bits)) & 1
     packed = np.packbits(planes.astype(np.uint8).reshape(len(index), -1), axis=1, bitorder="little")
-    return packed, packed.shape[1], bits, blocks
+    return packed, packed.shape[1], blocks
 
 
 def threshold_type(tables: list[tuple[Node, np.ndarray, int]]) -> str:

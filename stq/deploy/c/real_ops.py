@@ -41,6 +41,11 @@ class RealOperations(Values):
     used: set[str]
     constants: dict[str, str]
     variables = 0
+    real = "float"  # the type of real numbers
+
+    def number(self, value: float) -> str:
+        """A real number as a literal."""
+        return literal(value)
 
     def _each(self, node: Node, statement: str) -> str:
         """A statement for each element; ``c`` is its channel, ``at`` its place."""
@@ -82,7 +87,7 @@ class RealOperations(Values):
         statements, expression = self.element(node)
         variable = self._variable()
         product = "volatile " if "*" in expression else ""  # or a compiler may fuse it with a sum that follows
-        return [*statements, f"{product}float {variable} = {expression};"], variable
+        return [*statements, f"{product}{self.real} {variable} = {expression};"], variable
 
     def read_by(self, node: Node) -> tuple[str, ...]:
         """The values in memory that the loop of a node reads."""
@@ -107,10 +112,10 @@ class RealOperations(Values):
         if "f(v" in expression or name in _OF_LIBRARY:
             self.used.add("math")
         variable = self._variable()
-        return [*statements, f"float {variable} = {value};"], re.sub(r"\bv\b", variable, expression)
+        return [*statements, f"{self.real} {variable} = {value};"], re.sub(r"\bv\b", variable, expression)
 
     def _element_clip(self, node: Node) -> tuple[list[str], str]:
-        low, high = (literal(node[key]) for key in ("low", "high"))
+        low, high = (self.number(node[key]) for key in ("low", "high"))
         return self._function(node, "clip", f"v < {low} ? {low} : (v > {high} ? {high} : v)")
 
     def _element_prelu(self, node: Node) -> tuple[list[str], str]:
@@ -144,7 +149,7 @@ class RealOperations(Values):
     def _operand(self, node: Node, operand: str | float) -> tuple[list[str], str]:
         """One side of a sum or product: a number, or a value whose axes of length 1 are repeated."""
         if not isinstance(operand, str):
-            return [], literal(operand)
+            return [], self.number(operand)
         shape, whole = self.shapes[operand], self.shapes[node.name]
         if self.network[operand].op == "constant" and len(shape) == len(whole) + 1 and shape[0] == 1:
             shape = shape[1:]  # a batch of one
@@ -224,7 +229,7 @@ class RealOperations(Values):
         )
 
     def _max_pool(self, node: Node) -> str:
-        kind = self.types[node.name]
+        kind = self.real if self.types[node.name] == REAL else CODES
         step = "if (!any || {v} > best) best = {v};\n            any = 1;"
         return self._pool(node, f"{kind} best = 0; int any = 0;", step, "best")
 
@@ -310,7 +315,7 @@ for (int c = 0; c < {channels}; c++) {{
         inside = f"c >= 0 && c < {channels} && row >= 0 && row < {rows} && column >= 0 && column < {columns}"
         value = f"§{node.inputs[0]}§[(row * {columns} + column) * {channels} + c]"
         count = math.prod(self.shape(node.name))
-        zero = self._code_of_zero(node) if self.types[node.name] == CODES else "0.0f"
+        zero = self._code_of_zero(node) if self.types[node.name] == CODES else self.number(0.0)
         statement = f"{index}§{node.name}§[at] = {inside} ? {value} : {zero};"
         return f"for (int at = 0; at < {count}; at++) {{\n    {statement}\n}}\n"
 

@@ -1,6 +1,7 @@
 """The exported C, compiled with all warnings as errors and with sanitizers, against the integer reference."""
 
 import copy
+import math
 import re
 import shutil
 import subprocess
@@ -111,6 +112,9 @@ def test_additions_of_codes_need_no_real_numbers(bits, tmp_path):
     network = freeze(model.eval(), x)
     header = stq.export(network, x, tmp_path / "m.h", format="c")
     assert np.array_equal(predictions(header, x), run(network, x).argmax(1))
+    (tmp_path / "whole").mkdir()
+    found, scores = without_float(network, size, tmp_path / "whole")
+    assert np.abs(found - scores).max() < 1e-5 * np.abs(scores).max()  # no code was another
     code = header.with_suffix(".c").read_text()
     body = code[code.index("static void stq_run") : code.index("#ifdef STQ_MAIN")]
     real = [block.split(":")[0] for block in body.split("/* ")[1:] if "float" in block or "_real(" in block]
@@ -241,12 +245,108 @@ def test_a_network_that_does_not_fit_is_refused_before_anything_is_written(tmp_p
         ({"flash": 3000}, r"about 5,000 for its code, and there are 3,000: '\S+' has the most"),
         ({"ram": 500}, "of RAM, and there are 500: the largest value is that of"),
         ({"prefix": "3bits"}, "c.prefix=3bits is not a name in C"),
+        ({"backend": "cmsis"}, r"c.backend=cmsis is unknown \(did you mean 'cmsis_nn'\?\): there are c99, cmsis_nn"),
+        ({"container": 5}, "c.container=5 is unknown.*: there are 1, 2, 3, 4, 8"),
+        ({"float": False}, "c.float=false reads pixels: the data must have a mean"),
         ({"ramm": 1}, "format='c' has no option 'ramm' \\(did you mean 'ram'"),
     ):
         with pytest.raises(InputError, match=sentence):
             stq.export(model, x, tmp_path / "model.h", format="c", **options)
     assert not list(tmp_path.iterdir())
     stq.export(model, x, tmp_path / "model.h", format="c", flash=2**20, ram=2**20)
+
+
+CMSIS_NN = """
+#include <stdint.h>
+/* what CMSIS-NN's header says of the function, for matrices beside each other: adds lhs times transposed rhs to dst */
+static void arm_nn_mat_mult_nt_t_s8_s32(const int8_t *lhs, const int8_t *rhs, int32_t *dst, int32_t lhs_rows,
+    int32_t inner, int32_t rhs_rows, int32_t lhs_offset, int32_t stride)
+{
+    for (int i = 0; i < lhs_rows; i++)
+        for (int j = 0; j < rhs_rows; j++)
+            for (int k = 0; k < inner; k++)
+                dst[(i * rhs_rows + j) * stride] += (lhs[i * inner + k] + lhs_offset) * rhs[j * inner + k];
+}
+"""
+
+
+@pytest.mark.parametrize(("method", "bits"), [("dorefa", 8), ("pact", 1), ("lsq", 4), ("double_st", 8)])
+def test_cmsis_nn_multiplies_the_same(method, bits, tmp_path):
+    torch.manual_seed(0)
+    model, x = calibrated(small_network(), (1, 8, 8), method, bits), torch.randn(64, 1, 8, 8)
+    network = freeze(model, x)
+    header = stq.export(network, x, tmp_path / "model.h", format="c", backend="cmsis_nn")
+    (tmp_path / "arm_nnsupportfunctions.h").write_text(CMSIS_NN)
+    program = built(tmp_path, header.with_suffix(".c"), flags=["-DSTQ_MAIN", f"-I{tmp_path}"])
+    done = subprocess.run([program], input=x.numpy().tobytes(), capture_output=True, check=True)
+    assert np.array_equal(np.array(done.stdout.split(), dtype=int), run(network, x).argmax(1))
+
+
+@pytest.mark.parametrize(
+    ("bits", "container", "dot"), [(3, 4, "stq_dot_4"), (1, 1, "stq_dot_ones"), (1, 2, "stq_dot_2")]
+)
+def test_weights_in_containers_and_bits_that_are_counted(bits, container, dot, tmp_path):
+    torch.manual_seed(0)
+    model, x = calibrated(small_network(), (1, 8, 8), "lsq", bits), torch.randn(64, 1, 8, 8)
+    network = freeze(model, x)
+    header = stq.export(network, x, tmp_path / "model.h", format="c", container=container)
+    assert dot in header.with_suffix(".c").read_text()
+    assert np.array_equal(predictions(header, x), run(network, x).argmax(1))
+
+
+PIXELS = stq.About(mean=(0.5,), std=(0.25,))
+
+
+def without_float(network, size, folder):
+    """Scores of 64 images of random pixels by C without floating point, and by the reference."""
+    images = torch.randint(256, (64, *size), dtype=torch.uint8)
+    x = (images / 255 - 0.5) / 0.25
+    header = stq.export(network, x, folder / "model.h", format="c", about=PIXELS, float=False)
+    source = header.with_suffix(".c").read_text()
+    assert not re.search(r"float|double|[0-9]f\b", source)
+    pixels, scores = math.prod(size), run(network, x)
+    (folder / "main.c").write_text(
+        '#include <stdio.h>\n#include "model.h"\nint main(void) {\n'
+        f"static uint8_t pixels[{pixels}]; static int32_t scores[MODEL_OUTPUTS];\n"
+        f"while (fread(pixels, 1, {pixels}, stdin) == {pixels}) {{ model_predict_pixels(pixels, scores);\n"
+        'for (int i = 0; i < MODEL_OUTPUTS; i++) printf("%ld ", (long)scores[i]); } return 0; }\n'
+    )
+    program = built(folder, folder / "main.c", header.with_suffix(".c"))
+    done = subprocess.run([program], input=images.numpy().tobytes(), capture_output=True, check=True)
+    fraction = int(re.search(r"each times 2\^(\d+)", header.read_text())[1])
+    return np.array(done.stdout.split(), dtype=int).reshape(scores.shape) / 2.0**fraction, scores.numpy()
+
+
+@pytest.mark.parametrize("bits", [1, 3, 8])
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("double_st", "double_st_dynamic")])
+def test_without_floating_point_scores_are_the_same(method, bits, tmp_path):
+    torch.manual_seed(0)
+    network = freeze(calibrated(small_network(), (1, 8, 8), method, bits), torch.zeros(1, 1, 8, 8))
+    found, scores = without_float(network, (1, 8, 8), tmp_path)
+    close = np.abs(found - scores).max(1) < 1e-4 * np.abs(scores).max()
+    assert close.sum() >= 60  # of 64; a code that was a tie behind the addition moves scores
+
+
+def test_without_floating_point_hardswish_and_squeeze_and_excitation(tmp_path):
+    torch.manual_seed(0)
+    model = calibrated(awaken(timm.create_model("mobilenetv3_small_050", num_classes=10)), (3, 32, 32), "lsq", 4)
+    found, scores = without_float(freeze(model, torch.zeros(1, 3, 32, 32)), (3, 32, 32), tmp_path)
+    close = np.abs(found - scores).max(1) < 1e-3 * np.abs(scores).max()
+    assert close.mean() > 0.8  # ties again
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.GELU(), nn.Conv2d(4, 2, 3)), r"'1' \(gelu\) needs floating point"),
+        ("double_st", r"has a gate, which needs floating point: train double_st_frozen"),
+    ],
+)
+def test_what_needs_floating_point_is_named(model, sentence, tmp_path):
+    method = model if isinstance(model, str) else "lsq"
+    model = calibrated(small_network() if isinstance(model, str) else model, (1, 8, 8), method, 3)
+    with pytest.raises(InputError, match=sentence):
+        stq.export(model, torch.zeros(1, 1, 8, 8), tmp_path / "m.h", format="c", about=PIXELS, float=False)
 
 
 @pytest.mark.parametrize(("between", "named"), [(nn.PixelShuffle(1), "pixel_shuffle"), (nn.Softmax(1), "softmax")])

@@ -79,8 +79,8 @@ def test_values_that_live_together_do_not_overlap(seed):
 @pytest.mark.parametrize("bits", range(1, 9))
 def test_packed_rows_are_read_back(bits):
     index = np.random.default_rng(bits).integers(0, 2**bits, (5, 19))
-    packed, row_bytes, each, blocks = pack_rows(index, bits)
-    assert (each, blocks, row_bytes) == (bits if bits <= 4 else 8, 3, 3 * (bits if bits <= 4 else 8))
+    packed, row_bytes, blocks = pack_rows(index, bits)
+    assert (blocks, row_bytes) == (3, 3 * bits)
     for row, wanted in zip(packed, index, strict=True):
         number = int.from_bytes(row.tobytes(), "little")
-        assert [(number >> (each * i)) & (2**each - 1) for i in range(24)] == [*wanted, 0, 0, 0, 0, 0]
+        assert [(number >> (bits * i)) & (2**bits - 1) for i in range(24)] == [*wanted, 0, 0, 0, 0, 0]
