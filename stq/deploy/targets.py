@@ -29,7 +29,7 @@ class Target(NamedTuple):
 TARGETS: dict[str, Target] = {
     "onnxruntime": Target(".onnx", "onnx.onnx_file:export_onnx", "onnxruntime", "ONNX Runtime, exact"),
     "qdq": Target(".qdq.onnx", "qdq.qdq_file:export_qdq", "onnxruntime", "whatever reads standard QDQ"),
-    "openvino": Target(".openvino.onnx", "qdq.qdq_file:export_qdq", "openvino", "OpenVINO"),
+    "openvino": Target(".openvino.onnx", "qdq.openvino_file:export_openvino", "openvino", "OpenVINO"),
     "tensorrt": Target(".tensorrt.onnx", "qdq.tensorrt_file:export_tensorrt", "onnxruntime", "TensorRT"),
     "finn": Target(".finn.onnx", "qonnx.quant_file:export_finn", "qonnx", "FINN (QONNX's Quant)", False),
     "hls4ml": Target(".hls4ml.onnx", "qonnx.quant_file:export_hls4ml", "qonnx", "hls4ml (QONNX's Quant)", False),

@@ -76,7 +76,7 @@ def export_c(
     if not re.fullmatch(r"[A-Za-z_]\w*", prefix):
         raise InputError(f"c.prefix={prefix} is not a name in C: use letters, digits and _, no digit first")
     kind = _Writer if chosen.float else _FixedWriter
-    writer = kind(fuse(with_tables(network), input_size), input_size, about, chosen)
+    writer = kind(fuse(with_tables(network, input_size), input_size), input_size, about, chosen)
     body, ram = writer.write()
     _check_fit(chosen, writer, ram)
     names = {

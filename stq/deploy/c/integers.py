@@ -7,23 +7,71 @@ it stands for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 
 from ..integer.fold import leading_to
-from ..integer.inference import evaluate
+from ..integer.inference import evaluate, shapes
 from ..network import QUANTIZERS, Network, Node
 
 _FUNCTIONS = ("relu", "clip", "add", "silu", "sigmoid", "hardswish", "hardsigmoid", "gelu", "tanh")
 _MOVES = ("slice", "pad")
 
 
-def with_tables(network: Network) -> Network:
-    """The same function; ``table`` nodes give ``low + table[sum of (code - low) of their inputs]``."""
-    return _tables(_codes_moved(_without_twins(_along_channels(network))))
+def with_tables(network: Network, input_size: Sequence[int]) -> Network:
+    """The same function for inputs of that size; what is a table of a sum of codes is a ``table`` node."""
+    return _tables(_codes_moved(_without_twins(_along_channels(_pools(network, input_size)))))
+
+
+def _pools(network: Network, input_size: Sequence[int]) -> Network:
+    """Pools along one axis as pools of two, of one row: the reference pools (N, C, L) as it does (C, H, W)."""
+    nodes = []
+    for node in network.nodes:
+        source = network[node.inputs[0]] if node.inputs else node
+        if node.op == "item" and node["index"] == 0 and _is_whole(source):  # the other item is where they are
+            size = shapes(network, input_size)[source.inputs[0]][2:]
+            kernel = [1] * (2 - len(size)) + list(size)
+            window = {"kernel": kernel, "strides": kernel, "pads": [0] * 4, "dilations": [1, 1], "ceil_mode": False}
+            nodes.append(Node(node.name, "max_pool", source.inputs, window))
+        else:
+            nodes.append(_pool(node))
+    return leading_to(Network(tuple(nodes)), network.output)
+
+
+def _is_whole(node: Node) -> bool:
+    whole = node.attributes.get("target", "").startswith("aten.adaptive_max_pool")
+    return whole and set(_listed(node["arguments"][1])) == {1}
+
+
+def _pool(node: Node) -> Node:
+    target = node.attributes.get("target", "")
+    if target == "aten.adaptive_avg_pool1d.default":
+        size = node["arguments"][1]
+        return replace(node, op="adaptive_avg_pool", attributes={"size": [None, *_listed(size)]})
+    if target not in _POOLS:
+        return node
+    given = dict(zip(_POOLS[target], node["arguments"][1:], strict=False))
+    (kernel,), (pad,) = _listed(given["kernel"]), _listed(given.get("pad") or 0)
+    (stride,) = _listed(given.get("stride") or kernel)
+    window = {"kernel": [1, kernel], "strides": [1, stride], "pads": [0, pad, 0, pad]}
+    window["ceil_mode"] = bool(given.get("ceil_mode", False))
+    if "max" in target:
+        (dilation,) = _listed(given.get("dilation") or 1)
+        return replace(node, op="max_pool", attributes=window | {"dilations": [1, dilation]})
+    return replace(node, op="avg_pool", attributes=window | {"count_include_pad": bool(given.get("counted", True))})
+
+
+_POOLS = {
+    "aten.max_pool1d.default": ("kernel", "stride", "pad", "dilation", "ceil_mode"),
+    "aten.avg_pool1d.default": ("kernel", "stride", "pad", "ceil_mode", "counted"),
+}
+
+
+def _listed(value: int | list[int]) -> list[int]:
+    return value if isinstance(value, list) else [value]
 
 
 def _along_channels(network: Network) -> Network:

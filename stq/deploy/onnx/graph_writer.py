@@ -43,6 +43,7 @@ class GraphWriter:
             inputs = (self._read(node.name, place, name) for place, name in enumerate(node.inputs))
             self.tensors[node.name] = getattr(self, f"_{node.op}")(node, *inputs)
         self._name_output(self._read(RESULT, 0, self.network.output))
+        self.finish()
         shape = [batch, *self.shapes[self.network.output][1:]]
         read = {name for node in self.nodes for name in node.input}
         graph = helper.make_graph(
@@ -64,6 +65,9 @@ class GraphWriter:
         helper.set_model_props(model, {**self.about.entries(), "stq.checksum": checksum(graph.SerializeToString())})
         onnx.save(model, str(path))
         return path
+
+    def finish(self) -> None:
+        """What a target changes in the nodes when all are there."""
 
     def _input_type(self) -> int:
         return TensorProto.UINT8 if self.about.pixels else TensorProto.FLOAT

@@ -256,6 +256,25 @@ def test_a_network_that_does_not_fit_is_refused_before_anything_is_written(tmp_p
     stq.export(model, x, tmp_path / "model.h", format="c", flash=2**20, ram=2**20)
 
 
+@pytest.mark.parametrize(
+    "pool", [nn.MaxPool1d(3, 2, 1, ceil_mode=True), nn.AvgPool1d(2), nn.AdaptiveAvgPool1d(4), nn.AdaptiveMaxPool1d(1)]
+)
+def test_pools_along_one_axis(pool, tmp_path):
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv1d(2, 8, 3, padding=1),
+        nn.BatchNorm1d(8),
+        nn.ReLU(),
+        pool,
+        nn.Conv1d(8, 5, 1),
+        nn.AdaptiveAvgPool1d(1),
+    ]
+    model, x = calibrated(nn.Sequential(*layers, nn.Flatten()), (2, 15), "lsq", 3), torch.randn(64, 2, 15)
+    network = freeze(model, x)
+    header = stq.export(network, x, tmp_path / "model.h", format="c")
+    assert np.array_equal(predictions(header, x), run(network, x).argmax(1))
+
+
 CMSIS_NN = """
 #include <stdint.h>
 /* what CMSIS-NN's header says of the function, for matrices beside each other: adds lhs times transposed rhs to dst */

@@ -57,6 +57,35 @@ def test_equals_the_reference_but_for_ties(method, bits, tmp_path):
     assert far.mean() <= 0.005  # a tie changes a code, and the layers after it
 
 
+class OverPositions(nn.Module):
+    """The largest or smallest values over rows, columns or both."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.amax((2, 3), keepdim=True),
+        lambda x: (-x).amin((2, 3))[:, :, None, None],
+        lambda x: x.amax(2, keepdim=True),
+        lambda x: nn.functional.adaptive_max_pool2d(x, 1),
+    ],
+)
+def test_openvino_takes_maxima_over_positions(function, tmp_path):
+    torch.manual_seed(0)
+    first, last = (nn.Conv2d(1, 8, 3), nn.ReLU()), (nn.Conv2d(8, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model, x = calibrated(nn.Sequential(*first, OverPositions(function), *last), SIZE, "lsq", 3), torch.randn(64, *SIZE)
+    network = stq.freeze(model, x)
+    path = stq.export(network, x, tmp_path / "model.onnx", format="openvino")
+    assert np.array_equal(stq.predict(path, "openvino", x.numpy()), run(network, x).argmax(1).numpy())
+
+
 def test_only_what_every_runtime_fuses(tmp_path):
     """Convolutions between dequantized tensors, nothing between the pair, int8 per-channel weights."""
     model = calibrated(small_network(), SIZE, "lsq", 8)
