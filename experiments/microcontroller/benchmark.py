@@ -44,6 +44,7 @@ class Variant(NamedTuple):
     bits: int
     residual_bits: int | None = None
     container: int = 1
+    pack: bool = False
     backend: str = "c99"
     float: bool = True
     same_layers: bool = False
@@ -55,6 +56,7 @@ class Variant(NamedTuple):
         parts = [str(self.bits)]
         parts += [f"sums {self.residual_bits}"] if self.residual_bits else []
         parts += [f"in {self.container}-bit containers"] if self.container > 1 else []
+        parts += ["codes packed"] if self.pack else []
         parts += [] if self.float else ["no floats"]
         parts += ["CMSIS-NN multiplies"] if self.backend == "cmsis_nn" else []
         return ", ".join(parts)
@@ -66,9 +68,10 @@ def variants(name: str, bits: list[int], cmsis: Path | None) -> list[Variant]:
     for each in bits:
         found.append(Variant(each))
         if each == 3:
-            found += [Variant(3, container=4), Variant(3, float=False)]
+            found += [Variant(3, container=4), Variant(3, pack=True), Variant(3, float=False)]
         if each == 3 and "V3" not in name:
             found += [Variant(3, residual_bits=8), Variant(3, residual_bits=8, float=False)]
+            found.append(Variant(3, residual_bits=8, pack=True, float=False))
         if each == 8 and cmsis:
             found += [Variant(8, backend="cmsis_nn"), Variant(8, same_layers=True)]
     return found
@@ -95,7 +98,7 @@ def measure(name: str, variant: Variant, samples: int, cmsis: Path | None) -> di
         if variant.same_layers:
             write_layers(network, size, Path(folder))
         else:
-            options = {"backend": variant.backend, "container": variant.container, "float": variant.float}
+            options = {key: getattr(variant, key) for key in ("backend", "container", "pack", "float")}
             stq.export(
                 network, x, Path(folder) / "network.h", format="c", about=stq.About(mean=(MEAN,), std=(STD,)), **options
             )
@@ -174,7 +177,7 @@ def _library(cmsis: Path) -> str:
     text = (cmsis / "Include/arm_nnfunctions.h").read_text(errors="replace")
     version = next((line.split()[-1] for line in text.splitlines() if "$Revision" in line), "")
     revision = next((line.split("V.")[1].strip() for line in text.splitlines() if "$Revision:" in line), version)
-    return f"CMSIS-NN {revision}"
+    return f"CMSIS-NN (arm_nnfunctions.h {revision})"
 
 
 def main() -> None:

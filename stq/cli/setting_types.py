@@ -138,6 +138,7 @@ RUN: Mapping[str, SettingType] = {
     "c.prefix": _or_null(_NAME),
     "c.backend": _or_null(_NAME),
     "c.container": _or_null(_whole(1)),
+    "c.pack": _or_null(_FLAG),
     "c.float": _or_null(_FLAG),
     "output": _or_null(_PATH),
     "benchmark": _FLAG,

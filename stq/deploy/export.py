@@ -29,8 +29,9 @@ def export(
     QuantizeLinear and DequantizeLinear), "openvino", "tensorrt", "finn", "hls4ml" (QONNX's Quant), "qonnx"
     (MultiThreshold), "packed" (safetensors, weights at their bit width), "c" (C99: a header, and its source beside it).
     about: what the file says of the network, see ``stq.About``. options: of format "c": prefix of the public names (the
-    file's name), flash and ram in bytes, for a network that does not fit to be refused, backend ("c99" or "cmsis_nn"),
-    container (the least bits that a weight takes), float (False: no floating point, from pixels to whole scores).
+    file's name); flash and ram in bytes, for a network that does not fit to be refused; backend ("c99", "cmsis_nn");
+    container (the least bits that a weight takes); pack (codes of few bits share bytes in RAM); float (False: no
+    floating point, from pixels to whole scores).
 
     Raises InputError, naming layer, reason and remedy, for what the target cannot express exactly, an example that is
     no batch, or a path that cannot be written.

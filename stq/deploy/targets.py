@@ -38,7 +38,7 @@ TARGETS: dict[str, Target] = {
         "c.c_file:export_c",
         "c",
         "microcontrollers, C99",
-        options=("prefix", "flash", "ram", "backend", "container", "float"),
+        options=("prefix", "flash", "ram", "backend", "container", "pack", "float"),
     ),
     "packed": Target(".safetensors", "packed.packed_file:export_packed", "packed", "storage, a reader of your own"),
     "onnx": Target(".onnx", "onnx.onnx_file:export_onnx", "onnxruntime", "another name for onnxruntime"),

@@ -24,7 +24,7 @@ from ..network import INTEGER_LAYERS, QUANTIZERS, Network, Node
 from . import kernels
 from .fixed import COUNT, REAL_OF_SUM, FixedOperations, fraction_bits
 from .integers import with_tables
-from .layers import Depthwise, Layers, threshold_type
+from .layers import Convolution, Depthwise, Layers, threshold_type
 from .program import HEADER, MAIN, PIXELS, PREPARED, SOURCE, WITHIN
 from .values import CODES, MOVES, REAL, VIEWS
 
@@ -34,7 +34,8 @@ class Options:
     """prefix: of the public names, by default the file's name. flash, ram: bytes that there are, None: any.
 
     backend: what multiplies, "c99" or "cmsis_nn". container: the least bits that a weight takes (1, 2, 3, 4 or 8).
-    float: False: no floating point, from pixels to whole scores (see ``fixed.py``).
+    pack: whether codes of 1, 2 and 4 bits share bytes in RAM. float: False: no floating point, from pixels to whole
+    scores (see ``fixed.py``).
     """
 
     prefix: str | None = None
@@ -42,6 +43,7 @@ class Options:
     ram: int | None = None
     backend: str = "c99"
     container: int = 1
+    pack: bool = False
     float: bool = True
 
     def check(self) -> None:
@@ -49,6 +51,7 @@ class Options:
         for key, value, choices in (
             ("backend", self.backend, BACKENDS),
             ("container", self.container, CONTAINERS),
+            ("pack", self.pack, (True, False)),
             ("float", self.float, (True, False)),
         ):
             if value not in choices:
@@ -130,6 +133,7 @@ class _Writer(Layers):
 
     def __init__(self, network: Network, input_size: tuple[int, ...], about: About, options: Options):
         super().__init__(network, input_size)
+        self.pack = options.pack
         self.cmsis, self.container = options.backend == "cmsis_nn", options.container
         self.used: set[str] = set()
         self.dots: dict[str, str] = {}
@@ -140,9 +144,9 @@ class _Writer(Layers):
         self.paddings: dict[int, int] = {}
         self.constants: dict[str, str] = {}
         self.in_place: dict[str, str] = {}
-        self.convolutions: set[tuple[str, str]] = set()  # how layers finish, and what multiplies
+        self.convolutions: set[Convolution] = set()
         self.depthwise: set[Depthwise] = set()
-        self.words = self.matrix = self.ones = 0
+        self.words = self.matrix = self.ones = self.line = 0
         self.narrow = True
         self.about = about
         readers = self.users[network.input]
@@ -175,19 +179,16 @@ class _Writer(Layers):
             places[self.network.input] = "input"
         text = "\n".join(f"    /* {name.replace('*/', '')} */\n{_indent(block)}" for name, block in blocks)
         text += self._scores()
+        text = self._packed(text)
         text = self.with_scales(re.sub(r"§([^§\n]+)§", lambda found: self._place(found[1], places), text))
         words = max(self.words, 1)
         head = self._head(max(total // 4, 1), words)
-        ram = max(total, 4) + 4 * words * bool(self.convolutions) + 4 * self.matrix
+        ram = max(total, 4) + 4 * words * bool(self.convolutions) + 4 * self.matrix + self.line
         return head + _FUNCTION.format(body=text, real=self.real), ram
 
     def scores(self) -> str:
         """What a score is."""
         return f"{self.size(self.network.output)} scores"
-
-    def bytes_of(self, name: str) -> int:
-        """Of a value in memory."""
-        return (1 if self.types.get(name) == CODES else 4) * self.size(name)
 
     def pixel_codes(self, node: Node) -> np.ndarray:
         """What is stored for each of 256 pixels in each channel, (C, 256)."""
@@ -198,6 +199,22 @@ class _Writer(Layers):
         codes = evaluate(self.network, node, [prepared]).reshape(256, channels).numpy()
         gain, first = self.stored(node)
         return (gain * (codes - node["low"]) + first).T
+
+    def _packed(self, text: str) -> str:
+        """Text in which codes that share bytes are stored and read by functions."""
+
+        def write(found: re.Match) -> str:
+            width = self.width(found[1])
+            stored = f"stq_put(§{found[1]}§, {found[2]}, {width}, {found[3]});"
+            return stored if self.types.get(found[1]) == CODES and width < 8 else found[0]
+
+        def read(found: re.Match) -> str:
+            width = self.width(found[1])
+            packed = self.types.get(found[1]) == CODES and width < 8
+            return f"stq_get(§{found[1]}§, {found[2]}, {width})" if packed else found[0]
+
+        text = re.sub(r"§([^§\n]+)§\[([^\[\]§]*)\] = (.*);$", write, text, flags=re.M)
+        return re.sub(r"§([^§\n]+)§\[([^\[\]§]*)\]", read, text)
 
     def _place(self, name: str, places: Mapping[str, str]) -> str:
         while name not in places and name in self.aliases:
@@ -281,7 +298,7 @@ class _Writer(Layers):
         for key, text in self.helpers.items():
             if key in self.used or (key == "sum" and "round" in self.used):
                 lines.append(text)
-        finishes = {kind for kind, _ in self.convolutions} | {form.kind for form in self.depthwise}
+        finishes = {form.kind for form in self.convolutions} | {form.kind for form in self.depthwise}
         texts = {"shifted": kernels.SHIFT, "wide": kernels.WIDE_SHIFT, "counted": kernels.STEPS}
         if "corrected" in finishes:
             lines.append(kernels.CORRECT)
@@ -290,20 +307,17 @@ class _Writer(Layers):
         for stored, channels in sorted(self.paddings.items()):
             listed = ", ".join([str(stored)] * channels)
             lines.append(f"static const uint8_t stq_padding_{stored}[{channels}] = {{{listed}}};\n")
+        if self.pack:
+            lines.append(kernels.PACKED)
+        if self.line:
+            lines.append(kernels.LINE.substitute(bytes=self.line))
         if self.convolutions:
             lines.append(self._gather_kernel(words))
             lines += [self.dots[key] for key in sorted(self.dots)]
-            for dot in sorted({dot for _, dot in self.convolutions}):
+            for dot in sorted({form.dot for form in self.convolutions}):
                 sums = kernels.MATRIX if dot == "matrix" else kernels.DOT.format(name=dot)
                 lines.append(kernels.SUMS.substitute(name=dot, sums=sums))
-            for kind, dot in sorted(self.convolutions):
-                once, code = kernels.FINISH.get(kind, ("", ""))
-                if kind == "real":
-                    lines.append(kernels.CONV_REAL.substitute(self.numbers_are, dot=dot))
-                    continue
-                each = [kernels.CODE.format(j=j, code=code.replace("acc[j]", f"acc[{j}]")) for j in range(4)]
-                parts = {"name": kind, "dot": dot, "once": once, "code": code, "codes": "\n            ".join(each)}
-                lines.append(kernels.CONV_CODES.substitute(parts, locals=kernels.LOCALS))
+            lines += [self._convolution_kernel(form) for form in sorted(self.convolutions)]
         lines += [self._depthwise_kernel(form) for form in sorted(self.depthwise)]
         return "\n".join([*lines, *self.arrays, "", *self.layers, "", f"static {self.real} stq_memory[{memory}];", ""])
 
@@ -323,16 +337,37 @@ class _Writer(Layers):
             parts["before"] += kernels.CMSIS_BEFORE.substitute(matrix=self.matrix)
             parts["inside"] += kernels.IN_CMSIS
             parts["after"] += kernels.AFTER_CMSIS
-        return kernels.COLUMNS.substitute(parts, words=words)
+        codes = "stq_codes(l, x, place, l->inputs, j)" if self.line else "x + place"
+        return kernels.COLUMNS.substitute(parts, words=words, codes=codes)
 
     def _name(self, token: str, name: str) -> None:
         self.layers = [line.replace(token, name) for line in self.layers]
+
+    def _convolution_kernel(self, form: Convolution) -> str:
+        if form.kind == "real":
+            return kernels.CONV_REAL.substitute(self.numbers_are, dot=form.dot)
+        once, code = kernels.FINISH[form.kind]
+        store = kernels.PACKED_CODE if form.packed else kernels.CODE
+        each = [store.format(j=j, code=code.replace("acc[j]", f"acc[{j}]")) for j in range(4)]
+        return kernels.CONV_CODES.substitute(
+            name=form.name,
+            dot=form.dot,
+            once=once,
+            to="" if form.packed else kernels.TO,
+            store=store.format(j="j", code=code),
+            codes="\n            ".join(each),
+            locals=kernels.LOCALS,
+        )
 
     def _depthwise_kernel(self, form: Depthwise) -> str:
         once, code = kernels.FINISH.get(form.kind, ("", ""))
         shift = self.numbers_are["shift"]
         real = f"stq_real(acc + (l->bias ? l->bias[o] : 0), l->scale[o], l->offset[o]{shift})"
-        taps = form.rows * form.columns
+        taps, place = form.rows * form.columns, "inner[k] + first_of"
+        code = f"gain * {code.replace('acc[j]', 'acc')} + first"
+        store = f"y[place++] = {real if form.kind == 'real' else f'(uint8_t)({code})'};"
+        if form.packed:
+            store = f"stq_put(y, place++, l->out_bits, {code});"
         return kernels.DEPTHWISE.substitute(
             name=form.name,
             type=self.real if form.kind == "real" else CODES,
@@ -343,7 +378,8 @@ class _Writer(Layers):
             products=" + ".join(f"w[{k}] * from[{k}][o]" for k in range(taps)),
             once=once,
             locals="" if form.kind == "real" else kernels.LOCALS,
-            finish=real if form.kind == "real" else f"(uint8_t)(gain * {code.replace('acc[j]', 'acc')} + first)",
+            from_codes=f"stq_codes(l, x, {place}, l->groups, k)" if self.line else f"x + {place}",
+            store=store,
         )
 
 

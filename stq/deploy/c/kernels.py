@@ -39,6 +39,7 @@ struct stq_layer {
     uint8_t kernel_rows, kernel_columns, stride_rows, stride_columns, dilation_rows, dilation_columns, top, left;
     int16_t blocks, chunk, row_bytes, levels;
     uint8_t shift, gain, first;
+    uint8_t in_bits, out_bits; /* that a code takes where codes share bytes, 0: a byte */
     uint8_t layout; /* of positions side by side: 0 bytes, 1 two in the halves of a word, 2 bits, 3 int8 for CMSIS-NN */
 };
 """)
@@ -75,7 +76,8 @@ static void stq_gather(const struct stq_layer *l, const uint8_t *x, int at, int 
         for (int j = 0; j < 4; j++) {
             int row = top[j] + ky * l->dilation_rows, column = left[j] + kx * l->dilation_columns;
             int inside = row >= 0 && row < l->height && column >= 0 && column < l->width;
-            from[j] = inside ? x + (row * l->width + column) * l->channels + group * l->inputs : l->padding;$ones
+            int place = (row * l->width + column) * l->channels + group * l->inputs;
+            from[j] = inside && x ? $codes : l->padding;$ones
         }$inside
         const uint8_t *a = from[0], *b = from[1], *c = from[2], *d = from[3], *end = a + l->inputs;
         if (l->layout == 1) {
@@ -282,7 +284,7 @@ static inline int stq_steps(int32_t acc, const stq_threshold *thresholds, int co
 """
 
 CONV_CODES = Template("""\
-static void stq_conv_${name}_$dot(const struct stq_layer *l, const uint8_t *x, uint8_t *y)
+static void stq_conv_$name(const struct stq_layer *l, const uint8_t *x, uint8_t *y)
 {
     int32_t of_lowest[4], acc[4];
     int positions = l->rows * l->columns, total = l->outputs * l->groups;
@@ -292,11 +294,11 @@ static void stq_conv_${name}_$dot(const struct stq_layer *l, const uint8_t *x, u
         int at = stq_four_from(next, positions);
         stq_gather(l, x, at, group, of_lowest);
         for (int o = group * l->outputs; o < (group + 1) * l->outputs; o++) {
-            uint8_t *to = y + at * total + o;
+            $to
             $once
             stq_sums_$dot(l, o, of_lowest, acc);
             if (positions < 4) {
-                for (int j = 0; j < positions; j++) to[j * total] = (uint8_t)(gain * $code + first);
+                for (int j = 0; j < positions; j++) $store
                 continue;
             }
             $codes
@@ -313,7 +315,35 @@ FIXED = {
     "kept": "(int64_t)*to * ((int64_t)1 << l->shift)",
     "shift": ", l->shift",
 }
+TO = "uint8_t *to = y + at * total + o;"
 CODE = "to[{j} * total] = (uint8_t)(gain * {code} + first);"
+PACKED_CODE = "stq_put(y, (at + {j}) * total + o, l->out_bits, gain * {code} + first);"
+PACKED = """\
+/* codes of 1, 2 or 4 bits that share bytes */
+static inline int stq_get(const uint8_t *x, int n, int bits)
+{
+    return x[n * bits >> 3] >> (n * bits & 7) & ((1 << bits) - 1);
+}
+
+static inline void stq_put(uint8_t *y, int n, int bits, int code)
+{
+    int shift = n * bits & 7, others = ~(((1 << bits) - 1) << shift);
+    y[n * bits >> 3] = (uint8_t)((y[n * bits >> 3] & others) | code << shift);
+}
+"""
+
+LINE = Template("""\
+static uint8_t stq_line[$bytes];
+
+/* codes from a place on, a byte each: where they are, or, where they share bytes, in a line of their own */
+static const uint8_t *stq_codes(const struct stq_layer *l, const uint8_t *x, int place, int count, int line)
+{
+    uint8_t *to = stq_line + line * count;
+    if (!l->in_bits) return x + place;
+    for (int i = 0; i < count; i++) to[i] = (uint8_t)stq_get(x, place + i, l->in_bits);
+    return to;
+}
+""")
 
 CONV_REAL = Template("""\
 static void stq_conv_real_$dot(const struct stq_layer *l, const uint8_t *x, $real *y)
@@ -343,11 +373,12 @@ DEPTHWISE = Template("""\
 /* one input channel for each output; weights are int8 or int16, by channel; kernels of $rows by $columns */
 static void stq_depthwise_$name(const struct stq_layer *l, const uint8_t *x, $type *y)
 {
-    const uint8_t *from[$taps], *inner[$taps];
+    const uint8_t *from[$taps];
+    int inner[$taps];
     $locals
     int place = 0;
     for (int k = 0; k < $taps; k++)
-        inner[k] = x + (k / $columns * l->dilation_rows * l->width + k % $columns * l->dilation_columns) * l->channels;
+        inner[k] = (k / $columns * l->dilation_rows * l->width + k % $columns * l->dilation_columns) * l->channels;
     for (int top = -l->top, row_of_y = 0; row_of_y < l->rows; row_of_y++, top += l->stride_rows)
     for (int left = -l->left, column_of_y = 0; column_of_y < l->columns; column_of_y++, left += l->stride_columns) {
         int right = left + ($columns - 1) * l->dilation_columns, bottom = top + ($rows - 1) * l->dilation_rows;
@@ -356,13 +387,13 @@ static void stq_depthwise_$name(const struct stq_layer *l, const uint8_t *x, $ty
         for (int k = 0; k < $taps; k++) {
             int row = top + k / $columns * l->dilation_rows, column = left + k % $columns * l->dilation_columns;
             int there = inside || (row >= 0 && row < l->height && column >= 0 && column < l->width);
-            from[k] = there ? inner[k] + first_of : l->padding;
+            from[k] = there ? $from_codes : l->padding;
         }
         const $weight *w = (const $weight *)(const void *)l->weight;
         for (int o = 0; o < l->groups; o++, w += $taps) {
             int32_t acc = $products;
             $once
-            y[place++] = $finish;
+            $store
         }
     }
 }

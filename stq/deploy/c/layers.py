@@ -19,16 +19,32 @@ _PACKED = (1, 2, 3, 4)
 
 
 class Depthwise(NamedTuple):
-    """What a kernel of depthwise layers is written for; kind: how it finishes."""
+    """What a kernel of depthwise layers is written for. kind: how it finishes. packed: its codes share bytes."""
 
     kind: str
     wide: bool
     rows: int
     columns: int
+    packed: bool
 
     @property
     def name(self) -> str:
-        return f"{self.kind}_{self.rows}x{self.columns}" + ("_wide" if self.wide else "")
+        """The end of the function's name."""
+        ends = ("_wide" if self.wide else "") + ("_packed" if self.packed else "")
+        return f"{self.kind}_{self.rows}x{self.columns}{ends}"
+
+
+class Convolution(NamedTuple):
+    """What a kernel of other layers is written for. dot: what multiplies. packed: its codes share bytes."""
+
+    kind: str
+    dot: str
+    packed: bool
+
+    @property
+    def name(self) -> str:
+        """The end of the function's name."""
+        return f"{self.kind}_{self.dot}" + ("_packed" if self.packed else "")
 
 
 class Layers(RealOperations):
@@ -50,18 +66,25 @@ class Layers(RealOperations):
 
     def _layer_call(self, layer: Node, thresholds: Node | None) -> str:
         fields = self._geometry(layer)
+        widths = {"in_bits": self.width(layer.inputs[0]), "out_bits": self.width(thresholds.name) if thresholds else 8}
+        packed = widths["out_bits"] < 8
+        if widths["in_bits"] < 8:
+            taps = fields["kernel_rows"] * fields["kernel_columns"] if fields["inputs"] == 1 else 4
+            self.line = max(self.line, taps * max(fields["inputs"], fields["groups"]))
         constant, weight_fields = self._weights(layer, fields)
         fields |= weight_fields
         kind = self._codes(layer, thresholds, constant, fields) if thresholds else self._real(layer, constant, fields)
         name = f"l{len(self.layers)}"
         wide, dot = fields.pop("wide", 0), fields.pop("dot", "")
+        fields |= {key: width for key, width in widths.items() if width < 8}
         listed = ", ".join(f".{key} = {value}" for key, value in fields.items() if str(value) != "0")
         self.layers.append(f"static const struct stq_layer {name} = {{{listed}}}; /* {layer.name} */")
         if "layout" in fields:
-            self.convolutions.add((kind, dot))
-            function = f"stq_conv_{kind}_{dot}"
+            form = Convolution(kind, dot, packed)
+            self.convolutions.add(form)
+            function = f"stq_conv_{form.name}"
         else:
-            form = Depthwise(kind, bool(wide), fields["kernel_rows"], fields["kernel_columns"])
+            form = Depthwise(kind, bool(wide), fields["kernel_rows"], fields["kernel_columns"], packed)
             self.depthwise.add(form)
             function = f"stq_depthwise_{form.name}"
         result = thresholds or layer

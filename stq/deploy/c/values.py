@@ -35,7 +35,12 @@ def literal(value: float) -> str:
 
 
 class Values:
-    """Places for the values of a network with fused thresholds, for one sample; channels last in memory."""
+    """Places for the values of a network with fused thresholds, for one sample; channels last in memory.
+
+    pack: whether codes of few bits share bytes.
+    """
+
+    pack = False
 
     def __init__(self, network: Network, input_size: tuple[int, ...]):
         self.network, self.users = network, network.users()
@@ -87,6 +92,21 @@ class Values:
             raise InputError(f"'{layer.name}' has no C form: its operands reach from {lowest} to {highest}")
         return layer["code_gain"], layer["code_gain"] * node["low"] + layer["code_offset"] - lowest
 
+    def width(self, name: str) -> int:
+        """Bits that each code of a value takes in memory: 1, 2, 4 or 8, and 8 where codes are not packed."""
+        if not self.pack or self.types.get(name, CODES) != CODES:
+            return 8
+        node = self.source_of_codes(self.network[self.root(name)])
+        gain, first = self.stored(node)
+        most = max(
+            gain * (node["high"] - node["low"]) + first, first - gain * node["low"]
+        )  # or zero, where it is padded
+        return next(bits for bits in (1, 2, 4, 8) if most < 2**bits)
+
+    def bytes_of(self, name: str) -> int:
+        """Of a value in memory."""
+        return -(-self.size(name) * self.width(name) // 8) if self.types.get(name) == CODES else 4 * self.size(name)
+
     def zero(self, layer: Node) -> int:
         """What is stored for an operand of 0; the least operand is stored as 0."""
         return -operand_limits(self.network, layer)[0]
@@ -130,9 +150,8 @@ class Values:
                 root = self.root(each)
                 if root not in self.types or self.types[root] == "":
                     continue
-                bytes_each = 1 if self.types[root] == CODES else 4
                 value = alive.setdefault(root, Value(root, 0, index, index))
-                value.bytes, value.last = max(value.bytes, bytes_each * self.size(each)), index
+                value.bytes, value.last = max(value.bytes, self.bytes_of(each)), index
         offsets, total = place(list(alive.values()))
         found = {}
         for name in self.types:

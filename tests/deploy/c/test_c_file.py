@@ -313,6 +313,33 @@ def test_weights_in_containers_and_bits_that_are_counted(bits, container, dot, t
     assert np.array_equal(predictions(header, x), run(network, x).argmax(1))
 
 
+@pytest.mark.parametrize(
+    ("method", "bits"), [("lsq", 1), ("lsq_plus", 2), ("double_st", 3), ("dorefa", 3), ("pact", 8)]
+)
+def test_packed_codes_are_the_same_and_take_less(method, bits, tmp_path):
+    torch.manual_seed(0)
+    model, x = calibrated(small_network(), (1, 8, 8), method, bits), torch.randn(64, 1, 8, 8)
+    network = freeze(model, x)
+    plain = stq.export(network, x, tmp_path / "plain.h", format="c")
+    header = stq.export(network, x, tmp_path / "model.h", format="c", pack=True)
+    assert np.array_equal(predictions(header, x), run(network, x).argmax(1))
+    plain, packed = (int(re.search(r"static memory (\d+)", path.read_text())[1]) for path in (plain, header))
+    assert packed < plain if bits < 8 else packed == plain
+
+
+def test_packed_codes_of_pools_slices_and_concatenations(tmp_path):
+    torch.manual_seed(0)
+    network = awaken(timm.create_model("resnet8", num_classes=10)).eval()
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU(), nn.MaxPool2d(2), network)
+    stq.quantize(model, "lsq", weight_bits=2, activation_bits=2, residual_bits=4)
+    stq.calibrate(model, torch.randn(8, 3, 34, 34))
+    x = torch.randn(16, 3, 34, 34)
+    network = freeze(model.eval(), x)
+    header = stq.export(network, x, tmp_path / "m.h", format="c", pack=True)
+    assert "stq_put" in header.with_suffix(".c").read_text()
+    assert np.array_equal(predictions(header, x), run(network, x).argmax(1))
+
+
 PIXELS = stq.About(mean=(0.5,), std=(0.25,))
 
 
