@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ..tables.report_table import COMPARED, COSTS, PUBLISHED, Entry, Sheet
+from ..tables.report_table import COMPARED, COSTS, EPOCHS, PUBLISHED, Entry, Sheet
 from .number_format import (
     COMPARISON_HEADINGS,
     DASH,
@@ -14,6 +14,7 @@ from .number_format import (
     comparison_cells,
     cost_table,
     details,
+    epoch_table,
     failure,
     first_last,
     float_lines,
@@ -49,6 +50,10 @@ def _sheet(sheet: Sheet):
     if sheet.comparisons:
         yield _table(list(COMPARISON_HEADINGS), [comparison_cells(item) for item in sheet.comparisons])
         yield f"{COMPARED}\n"
+    if sheet.epochs:
+        headings, *rows = epoch_table(sheet)
+        yield _table(headings, rows)
+        yield f"{EPOCHS}\n"
     if sheet.costs:
         headings, *rows = cost_table(sheet)
         yield _table(headings, rows)

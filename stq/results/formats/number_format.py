@@ -96,6 +96,15 @@ COMPARISON_HEADINGS = ("bits", "compared", "n", "difference", "95 % interval", "
 _UNITS = (("size, KiB", 1024), ("MACs, 10⁶", 1e6), ("bit operations, 10⁶", 1e6), ("activation peak, KiB", 1024))
 
 
+def epoch_table(sheet: Sheet) -> list[list[str]]:
+    """The headings and a row for each line of ``sheet.epochs``."""
+    rows = [["network", "bits", f"epoch at {sheet.epochs[0].reference}'s last", "by epoch"]]
+    for line in sheet.epochs:
+        by_epoch = " ".join(f"{value:.1f}" for value in line.validation)
+        rows.append([line.row, bits_name(line.bits), str(line.reached or "none"), by_epoch])
+    return rows
+
+
 def cost_table(sheet: Sheet) -> list[list[str]]:
     """The headings and a row for each line of ``sheet.costs``; a quantity that none of them has is no column."""
     shown = [i for i in range(len(_UNITS)) if any(line.cost[i] is not None for line in sheet.costs)]

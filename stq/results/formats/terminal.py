@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..tables.groups import Bits
-from ..tables.report_table import COMPARED, COSTS, PUBLISHED, Line, Sheet
+from ..tables.report_table import COMPARED, COSTS, EPOCHS, PUBLISHED, Line, Sheet
 from .number_format import (
     COMPARISON_HEADINGS,
     DASH,
@@ -23,6 +23,7 @@ from .number_format import (
     comparison_cells,
     cost_table,
     details,
+    epoch_table,
     failure,
     first_last,
     float_lines,
@@ -45,6 +46,9 @@ def render(sheets, apart) -> str:
             console.print(_published(sheet))
         if sheet.comparisons:
             console.print(_comparisons(sheet))
+        if sheet.epochs:
+            headings, *rows = epoch_table(sheet)
+            console.print(_plain(headings, rows, EPOCHS))
         if sheet.costs:
             console.print(_costs(sheet))
         for note in sheet.notes:

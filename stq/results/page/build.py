@@ -16,7 +16,7 @@ from ..runs.collect import Collection
 from ..tables.groups import Group
 from ..tables.report_table import Sheet
 from .runs import run_data, run_rows, selects
-from .tables import comparison_table, costs_table, notes, our_table, published_table
+from .tables import comparison_table, costs_table, epochs_table, notes, our_table, published_table
 
 _HERE = Path(__file__).parent
 
@@ -65,7 +65,8 @@ def _contents(sheets: Sequence[Sheet]) -> str:
 def _group(index: int, sheet: Sheet, pictures: Sequence[Picture]) -> str:
     parts = [f'<section id="group{index}" aria-labelledby="title{index}">']
     parts += [f'<h2 id="title{index}">{escape(sheet.title)}</h2>']
-    parts += [our_table(sheet), published_table(sheet), comparison_table(sheet), costs_table(sheet), notes(sheet)]
+    parts += [our_table(sheet), published_table(sheet), comparison_table(sheet), epochs_table(sheet)]
+    parts += [costs_table(sheet), notes(sheet)]
     if pictures:
         parts += ["<h3>Figures</h3>", '<div class="figures">', *map(_figure, pictures), "</div>"]
     return "\n".join([*filter(None, parts), "</section>"])

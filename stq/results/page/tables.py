@@ -14,11 +14,12 @@ from ..formats.number_format import (
     comparison_cells,
     cost_table,
     details,
+    epoch_table,
     first_last,
     float_lines,
     same_n,
 )
-from ..tables.report_table import COMPARED, COSTS, PUBLISHED, Entry, Sheet
+from ..tables.report_table import COMPARED, COSTS, EPOCHS, PUBLISHED, Entry, Sheet
 
 
 def our_table(sheet: Sheet) -> str:
@@ -69,10 +70,23 @@ def costs_table(sheet: Sheet) -> str:
     if not sheet.costs:
         return ""
     headings, *lines = cost_table(sheet)
-    rows = []
+    return "<h3>Cost</h3>" + _table(f"{sheet.title}: cost of one input", headings, _named(lines), COSTS)
+
+
+def epochs_table(sheet: Sheet) -> str:
+    """Accuracy by epoch against the row compared with."""
+    if not sheet.epochs:
+        return ""
+    headings, *lines = epoch_table(sheet)
+    return "<h3>By epoch</h3>" + _table(f"{sheet.title}: by epoch", headings, _named(lines), EPOCHS)
+
+
+def _named(lines: list[list[str]]) -> list[str]:
+    """Rows whose first cell is their name."""
+    found = []
     for name, *cells in ([escape(cell) for cell in line] for line in lines):
-        rows.append(f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
-    return "<h3>Cost</h3>" + _table(f"{sheet.title}: cost of one input", headings, rows, COSTS)
+        found.append(f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
+    return found
 
 
 def notes(sheet: Sheet) -> str:

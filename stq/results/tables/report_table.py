@@ -9,6 +9,7 @@ from ...data.fingerprint import PUBLISHED_PIXELS
 from ...errors import InputError, nearest
 from ...storage.content_hash import digest
 from .costs import CostLine, cost_lines, cost_notes
+from .epochs import EpochLine, epoch_lines
 from .groups import FLOAT, Bits, Group, Row
 from .published import Published, normalised
 from .significance import CONFIDENCE, Paired, holm, mean_and_spread, paired
@@ -61,6 +62,7 @@ class Sheet:
     published: tuple[Line, ...]
     comparisons: tuple[Comparison, ...]
     costs: tuple[CostLine, ...]
+    epochs: tuple[EpochLine, ...]
     notes: tuple[str, ...]
 
 
@@ -71,6 +73,10 @@ COMPARED = (
 COSTS = (
     "Cost of one input as deployed; in brackets how many times less than the float network. A bit operation is a "
     "multiplication (MAC) of a convolution or linear layer, times the bits of its weights and of its activations."
+)
+EPOCHS = (
+    "Mean validation top-1 in percent by epoch, and the first epoch in which it is at least that of the row compared "
+    "with in its last."
 )
 PUBLISHED = "Published by others: not ours, not averaged with ours, under their own recipes"
 
@@ -107,6 +113,7 @@ def make_sheet(group: Group, published: Mapping[tuple[str, str], Sequence[Publis
         theirs,
         tuple(_comparisons(group, best, against)),
         cost_lines(group),
+        epoch_lines(group, against) if against else (),
         (*group.notes, *cost_notes(group)),
     )
 
