@@ -47,6 +47,7 @@ _HOMES = {
     # runs
     "load_run": "training.run_folder",
     "InputError": "errors",
+    "low_memory": "quantization.low_memory",
     "set_kernels": "quantizers.fused",
 }
 

@@ -16,7 +16,7 @@ Time and memory of a training step of each method beside float, all taking turns
   stq-benchmark                                   ResNet-20, 64 x 32 pixels, 3 bits
   stq-benchmark resnet18:64:32 resnet18:16:112    networks of timm as NAME:BATCH:PIXELS
   stq-benchmark --methods lsq,pact,torch,brevitas methods; torch and brevitas are their own quantizers, if installed
-  stq-benchmark --forms plain,lean,compiled       how our layers compute (the setting kernels=)
+  stq-benchmark --forms plain,lean,compiled       how our layers compute (the setting kernels=; lean-low: memory=low)
   stq-benchmark --whole                           the whole network through torch.compile besides
 """
 
@@ -35,7 +35,9 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = Parser("stq-benchmark", description=_HELP)
     parser.add_argument("networks", nargs="*", default=["resnet20:64:32"], help="NAME, or NAME:BATCH:PIXELS")
     parser.add_argument("--methods", default="lsq,double_st", help="separated by commas")
-    parser.add_argument("--forms", default="plain,compiled", help="plain, lean, compiled; separated by commas")
+    parser.add_argument(
+        "--forms", default="plain,compiled", help="plain, lean, compiled, lean-low, compiled-low; by commas"
+    )
     parser.add_argument("--bits", type=int, default=3, choices=range(1, 9), metavar="1-8", help="bit width (3)")
     parser.add_argument("--rounds", type=int, default=15, help="steps of each that count (15)")
     parser.add_argument("--threads", type=int, default=None, help="of the processor; all by default")

@@ -85,6 +85,7 @@ TRAIN: Mapping[str, SettingType] = {
     "compile": _FLAG,
     "channels_last": _or_null(_FLAG),
     "kernels": _or_null(SettingType("plain, lean or compiled", lambda value: value in _KERNELS)),
+    "memory": _or_null(SettingType("low", lambda value: value == "low")),
     "run": _or_null(_PATH),
     "trust": _PATHS,
     "model.name": _or_null(_NAME),

@@ -31,6 +31,7 @@ _KNOWN = {
     "paths",
     "compile",
     "kernels",
+    "memory",
     "channels_last",
     "variables",
     "run",
@@ -53,6 +54,10 @@ def check_settings(cfg: DictConfig) -> None:
     for section, known in _CLOSED.items():
         _refuse_unknown(f"{section}.", plain(cfg[section]) or {}, known)
     check_start(cfg)
+    if cfg.get("memory") == "low" and cfg.compile:
+        raise InputError(
+            "memory=low and compile=true: torch.compile decides itself what is kept; leave one of them out"
+        )
     check_logger(cfg)
     if cfg.trainer.max_epochs == -1 and not (cfg.trainer.get("max_steps") or cfg.trainer.get("max_time")):
         raise InputError("trainer.max_epochs=-1 needs a length in steps: +trainer.max_steps=NUMBER")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytorch_lightning as pl
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ..errors import InputError, TrainingFailed
+from ..quantization.low_memory import low_memory
 from ..quantization.parameter_groups import parameter_groups
 from ..quantization.surgery import adopt_bits
 from .callbacks.averaging import adopt_bits_in_averages
@@ -38,7 +39,7 @@ class Classifier(pl.LightningModule):
     ``timm.scheduler.create_scheduler_v2``, stepped after every batch. loss: label_smoothing, mixup, cutmix (alphas),
     distillation_weight (0 to 1), distillation_temperature. compile: train through ``torch.compile``; evaluation never
     is, so that what is measured is what is deployed. channels_last: the layout of images and weights. Accuracies are in
-    percent, counted, not averaged.
+    percent, counted, not averaged. memory: "low" trains in ``stq.low_memory``.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class Classifier(pl.LightningModule):
         teacher: nn.Module | None = None,
         compile: bool = False,
         channels_last: bool = False,
+        memory: str | None = None,
     ):
         super().__init__()
         self._layout = torch.channels_last if channels_last else torch.preserve_format
         if channels_last:
             model.to(memory_format=torch.channels_last)
         self.model, self.num_classes = model, num_classes
+        self._around = low_memory if memory == "low" else nullcontext
         self._train_forward = torch.compile(lambda images: model(images)) if compile else model.__call__
         self.optimizer_config, self.scheduler_config, self.loss_config = dict(optimizer), dict(scheduler), dict(loss)
         self._teacher = [] if teacher is None else [teacher.eval().requires_grad_(False)]  # a list: not in state_dict
@@ -96,7 +99,8 @@ class Classifier(pl.LightningModule):
         targets = labels
         if self.mixup is not None:
             images, targets = self.mixup(images, labels)
-        logits = self._train_forward(images)
+        with self._around(self.model):
+            logits = self._train_forward(images)
         smoothing = 0.0 if self.mixup is not None else self.loss_config["label_smoothing"]
         loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
         if self._teacher:

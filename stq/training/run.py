@@ -137,7 +137,8 @@ def _train(cfg: DictConfig, data: pl.LightningDataModule, folder: Path) -> dict[
     if cfg.compile:
         torch.compiler.reset()  # what earlier jobs of this process compiled would count against its limit
     optimization = (plain(cfg[section]) for section in ("optimizer", "scheduler", "loss"))
-    module = Classifier(model, data.num_classes, *optimization, teacher, cfg.compile, bool(cfg.get("channels_last")))
+    how = {"compile": cfg.compile, "channels_last": bool(cfg.get("channels_last")), "memory": cfg.get("memory")}
+    module = Classifier(model, data.num_classes, *optimization, teacher, **how)
     best = folder / "checkpoints" / BEST
     resumed = checkpoint_to_resume(best.parent)
     trainer = build_trainer(cfg, folder, read_checkpoint(resumed) if resumed else None)

@@ -151,6 +151,17 @@ def test_integer_sums_train_are_evaluated_and_exported(runs, capsys):
     assert json.loads(said["stq.config"])["residual_bits"] == 8
 
 
+def test_low_memory_is_the_same_run(runs):
+    settings = ("quantizer=double_st", "init=scratch", "trainer.max_epochs=1", "kernels=lean")
+    usual = train(compose_config(runs, *settings, folder="usual"))
+    low = train(compose_config(runs, *settings, "memory=low", folder="low"))
+    assert all(low[key] == usual[key] for key in ("config_hash", "val_top1", "test_top1"))
+    states = [torch.load(runs / name / "checkpoints/last.ckpt")["state_dict"] for name in ("usual", "low")]
+    assert all(torch.equal(*pair) for pair in zip(*(state.values() for state in states), strict=True))
+    with pytest.raises(InputError, match="leave one of them out"):
+        train(compose_config(runs, *settings, "memory=low", "compile=true", folder="both"))
+
+
 def test_every_option_at_once_trains(runs):
     result = train(
         compose_config(

@@ -27,6 +27,7 @@ INCIDENTAL: dict[str, str] = {
     "trust": "what a run folder may name",
     "jobs": "how many jobs run at a time",
     "slurm": "where jobs run",
+    "memory": "what is kept for the backward pass; the numbers are the same bit by bit",
     "threads": "the hardware in use, recorded as such",
     "trainer.accelerator": "the hardware in use, recorded as such",
     "trainer.enable_progress_bar": "what is shown",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 from ... import models  # noqa: F401 (registers the small networks)
 from ...errors import InputError, nearest
 from ...quantization.calibration import calibrate
+from ...quantization.low_memory import low_memory
 from ...quantization.surgery import quantize
 from ...quantizers import list_quantizers
 from ...quantizers.fused import KERNELS, set_kernels
@@ -30,6 +32,7 @@ PEERS: dict[str, Callable[[nn.Module, int], nn.Module | None]] = {
     "torch": peers.with_torch,
     "brevitas": peers.with_brevitas,
 }
+FORMS = (*KERNELS, "lean-low", "compiled-low")  # low: in ``low_memory``
 _WARM_UP = 3
 
 
@@ -120,7 +123,7 @@ def _candidates(setting: Setting, methods: Sequence[str], forms: Sequence[str], 
 def check(networks: Sequence[str], methods: Sequence[str], forms: Sequence[str]) -> None:
     """Raise InputError for a name that is none, before anything is built."""
     known = [*(name for name in list_quantizers() if name != "none"), *PEERS]
-    for given, names, what in ((methods, known, "method"), (forms, KERNELS, "form")):
+    for given, names, what in ((methods, known, "method"), (forms, FORMS, "form")):
         for name in given:
             if name not in names:
                 raise InputError(f"there is no {what} '{name}'{nearest(name, names)}: there are {', '.join(names)}")
@@ -135,8 +138,10 @@ def _candidate(name: str, form: str, model: nn.Module, setting: Setting) -> _Can
 
 
 def _loss(candidate: _Candidate, setting: Setting, x: Tensor) -> Tensor:
-    set_kernels(candidate.form or "plain")
-    with torch.autocast(setting.device, torch.bfloat16, enabled=setting.precision == "bf16"):
+    kernels, _, memory = candidate.form.partition("-")
+    set_kernels(kernels or "plain")
+    around = low_memory(candidate.model) if memory else nullcontext()
+    with around, torch.autocast(setting.device, torch.bfloat16, enabled=setting.precision == "bf16"):
         return candidate.run(x).float().logsumexp(1).sum()
 
 
