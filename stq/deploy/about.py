@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,8 @@ class About:
     def __post_init__(self):
         if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
             raise InputError("mean and std are given together, one of each a channel")
+        if not all(math.isfinite(number) for number in (*(self.mean or ()), *(self.std or ()))):
+            raise InputError(f"mean and std are finite numbers, not {list(self.mean)} and {list(self.std)}")
         if any(deviation <= 0 for deviation in self.std or ()):
             raise InputError("std holds a number that is not above 0")
         if self.pixels and not self.mean:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .base import ActivationQuantizer, WeightQuantizer, sign_ste, straight_through
-from .fused import Kernel, fused
+from .fused import Kernel, fused, is_transformed, kernels
 from .record import ActivationRecord, clip, round_ste
 from .registry import register_quantizer, register_weight_quantizer
 
@@ -23,18 +23,39 @@ def rounded_in_range(x: Tensor, low: int, high: int, binary: bool) -> Tensor:
 
 
 @fused
-def weight_through_tanh(weight: Tensor, levels: int) -> Tensor:
-    """``2 q_k(tanh(w) / (2 max|tanh w|) + 1/2) - 1``; the maximum is over the layer."""
-    codes, scale = _codes_through_tanh(weight, levels)
-    return scale * codes
+def weight_through_tanh(weight: Tensor, largest: Tensor, levels: int) -> Tensor:
+    """``2 q_k(tanh(w) / (2 max|tanh w|) + 1/2) - 1``; largest: that maximum, over the layer."""
+    return (1 / levels) * _codes_through_tanh(weight, largest, levels)
 
 
-def _codes_through_tanh(weight: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    squashed = weight.tanh()
-    largest = squashed.abs().max()
-    largest = torch.where(largest == 0, 1.0, largest)  # all zeros: a gradient of 1 instead of an infinite one
-    unit = squashed / (2 * largest) + 0.5
-    return 2 * round_ste(levels * unit) - levels, torch.ones_like(largest).detach() / levels
+def _codes_through_tanh(weight: Tensor, largest: Tensor, levels: int) -> Tensor:
+    return 2 * round_ste(levels * (weight.tanh() / (2 * largest) + 0.5)) - levels
+
+
+def largest_tanh(weight: Tensor) -> Tensor:
+    """``max|tanh w|``, which is ``tanh(max|w|)``; takes part in the gradient."""
+    magnitude = weight.abs().max() if kernels() == "plain" or is_transformed() else _Largest.apply(weight)
+    return torch.where(magnitude == 0, 1.0, magnitude.tanh())  # all zeros: a gradient of 1 instead of an infinite one
+
+
+class _Largest(torch.autograd.Function):
+    """``max|w|``, without a copy of the magnitudes for the backward pass."""
+
+    @staticmethod
+    def forward(ctx, weight: Tensor) -> Tensor:
+        low, high = weight.aminmax()
+        largest = torch.maximum(-low, high)
+        ctx.save_for_backward(weight, largest)
+        return largest
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        weight, largest = ctx.saved_tensors
+        places = (weight == largest).logical_or_(weight == -largest).nonzero(as_tuple=True)
+        result = torch.zeros_like(weight)
+        result[places] = weight[places].sign() * (gradient / len(places[0]))
+        return result
 
 
 @register_quantizer("dorefa", weights="dorefa")
@@ -72,8 +93,9 @@ class DoReFaWeight(WeightQuantizer):
             scale = weight.detach().abs().mean().clamp_min(torch.finfo(weight.dtype).tiny)
             sign = torch.where(weight >= 0, 1.0, torch.where(weight < 0, -1.0, weight))
             return straight_through(sign, weight / scale), scale
-        return _codes_through_tanh(weight, self.levels)
+        codes = _codes_through_tanh(weight, largest_tanh(weight), self.levels)
+        return codes, weight.new_ones(()) / self.levels
 
     def kernel(self, weight: Tensor) -> tuple[Kernel, tuple] | None:
         """For more than one bit."""
-        return None if self.bits == 1 else (weight_through_tanh, (self.levels,))
+        return None if self.bits == 1 else (weight_through_tanh, (largest_tanh(weight), self.levels))

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from stq.quantizers import native
+from stq.quantizers.dorefa import largest_tanh, weight_through_tanh
+from stq.quantizers.fused import set_kernels
 from stq.quantizers.lsq import rounded_to_steps, weight_to_steps
 from stq.quantizers.squeeze_threshold import mean_of_clipped, rounded_at_thresholds
 
@@ -55,6 +57,32 @@ def test_values_and_gradients(shape, layout):
             got = native.gradients(kernel.elementwise, held, wanted, arguments, spent)
             assert all(near(one, other) for one, other in zip(got, exact, strict=True))
             assert spent or torch.equal(held, gradient)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_through_tanh(dtype):
+    torch.manual_seed(0)
+    weight = torch.cat([torch.randn(40, 3, 3, 3), torch.linspace(-20, 20, 270).reshape(10, 3, 3, 3)]).to(dtype)
+    for arguments in ((weight, largest_tanh(weight), 7), (weight, torch.tensor(0.7, dtype=dtype), 255)):
+        expected = weight_through_tanh.function(*arguments)
+        found = native.value(weight_through_tanh.elementwise, arguments, False)
+        assert (found != expected).float().mean() < 0.01  # a tie may be another code: tanh is within 4 roundings
+        gradient = torch.randn_like(weight)
+        got = native.gradients(weight_through_tanh.elementwise, gradient, (0, 1), arguments, False)
+        exact = by_autograd(weight_through_tanh.function, arguments, gradient)
+        assert all(near(one, other) for one, other in zip(got, exact, strict=True))
+
+
+def test_the_largest_magnitude_and_its_gradient():
+    for weight in (torch.randn(4, 3, 3, 3), torch.tensor([[0.5, -2.0], [2.0, 1.0]]), torch.zeros(2, 2)):
+        found = []
+        for mode in ("plain", "lean"):
+            set_kernels(mode)
+            w = weight.clone().requires_grad_()
+            (3 * largest_tanh(w)).backward()
+            found.append((largest_tanh(w), w.grad))
+        set_kernels("plain")
+        assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("ends", [(0, 1), (-1, 1), (-2, 1), (0, 3), (-1, 0), (0, 255)])

@@ -47,7 +47,10 @@ class Options:
     float: bool = True
 
     def check(self) -> None:
-        """Raise InputError for what is not one of the choices."""
+        """Raise InputError for what is not one of the choices, or no number of bytes."""
+        for key, size in (("flash", self.flash), ("ram", self.ram)):
+            if size is not None and (not isinstance(size, int) or size < 0):
+                raise InputError(f"c.{key}={size!r} is not a number of bytes")
         for key, value, choices in (
             ("backend", self.backend, BACKENDS),
             ("container", self.container, CONTAINERS),
@@ -55,11 +58,11 @@ class Options:
             ("float", self.float, (True, False)),
         ):
             if value not in choices:
-                raise InputError(f"c.{key}={value} is unknown{nearest(value, choices)}: there are {_listed(choices)}")
+                raise InputError(f"c.{key}={value!r} is unknown{nearest(value, choices)}: there are {_listed(choices)}")
 
 
 def _listed(choices: tuple[object, ...]) -> str:
-    return ", ".join(map(str, choices))
+    return ", ".join(map(repr, choices))
 
 
 BACKENDS, CONTAINERS = ("c99", "cmsis_nn"), (1, 2, 3, 4, 8)
@@ -75,7 +78,9 @@ def export_c(
     chosen = Options(**options)
     chosen.check()
     path = path.with_suffix(".h")
-    prefix = chosen.prefix or re.sub(r"\W", "_", path.stem)
+    prefix = str(chosen.prefix or re.sub(r"\W", "_", path.stem))
+    if re.search(r'["\\\n]', path.name):
+        raise InputError(f"{path.name!r} cannot be included by a source in C: leave quotes and backslashes out")
     if not re.fullmatch(r"[A-Za-z_]\w*", prefix):
         raise InputError(f"c.prefix={prefix} is not a name in C: use letters, digits and _, no digit first")
     kind = _Writer if chosen.float else _FixedWriter
@@ -182,7 +187,7 @@ class _Writer(Layers):
         text = self._packed(text)
         text = self.with_scales(re.sub(r"§([^§\n]+)§", lambda found: self._place(found[1], places), text))
         words = max(self.words, 1)
-        head = self._head(max(total // 4, 1), words)
+        head = self._head(max(total // 4, 1), words, text)
         ram = max(total, 4) + 4 * words * bool(self.convolutions) + 4 * self.matrix + self.line
         return head + _FUNCTION.format(body=text, real=self.real), ram
 
@@ -195,7 +200,8 @@ class _Writer(Layers):
         channels = self.shape(self.network.input)[0]
         mean, std = (torch.tensor(list(each), dtype=torch.float32) for each in (self.about.mean, self.about.std))
         levels = torch.arange(256, dtype=torch.float32).reshape(-1, 1) / 255
-        prepared = ((levels - mean) / std).expand(256, channels).reshape(256, channels, 1, 1)
+        prepared = ((levels - mean) / std).expand(256, channels)
+        prepared = prepared.reshape(256, channels, *(1,) * (len(self.shapes[self.network.input]) - 1))
         codes = evaluate(self.network, node, [prepared]).reshape(256, channels).numpy()
         gain, first = self.stored(node)
         return (gain * (codes - node["low"]) + first).T
@@ -280,7 +286,7 @@ class _Writer(Layers):
         place = f"i % {plane} * {channels} + i / {plane}" if plane > 1 else "i"
         return f"\n    for (int i = 0; i < {channels * plane}; i++) output[i] = §{output}§[{place}];\n"
 
-    def _head(self, memory: int, words: int) -> str:
+    def _head(self, memory: int, words: int, body: str) -> str:
         """Everything before the function: types, kernels that are used, constant arrays, layers, memory."""
         factor = "int16_t" if self.narrow else "int32_t"
         table = threshold_type(self.tables)
@@ -307,8 +313,10 @@ class _Writer(Layers):
         for stored, channels in sorted(self.paddings.items()):
             listed = ", ".join([str(stored)] * channels)
             lines.append(f"static const uint8_t stq_padding_{stored}[{channels}] = {{{listed}}};\n")
-        if self.pack:
-            lines.append(kernels.PACKED)
+        if self.line or "stq_get(" in body:
+            lines.append(kernels.GET)
+        if "stq_put(" in body or any(form.packed for form in (*self.convolutions, *self.depthwise)):
+            lines.append(kernels.PUT)
         if self.line:
             lines.append(kernels.LINE.substitute(bytes=self.line))
         if self.convolutions:
@@ -387,7 +395,7 @@ class _FixedWriter(FixedOperations, _Writer):
     """The same without floating point."""
 
     numbers_are = kernels.FIXED
-    helpers: Mapping[str, str] = {"sum": REAL_OF_SUM, "reached": COUNT}
+    helpers: Mapping[str, str] = {"sum": REAL_OF_SUM, "reached": COUNT, "within": WITHIN}
 
     def __init__(self, network: Network, input_size: tuple[int, ...], about: About, options: Options):
         super().__init__(network, input_size, about, options)

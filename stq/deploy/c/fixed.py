@@ -17,6 +17,7 @@ from ..network import INTEGER_LAYERS, Network, Node
 
 _LARGEST = 2**31 - 1
 _MOST, _LEAST = 24, 12  # bits of the fraction: more than float32 has are of no use, fewer are too coarse
+_TORCHS = ("aten.mean.dim", "aten.upsample_nearest2d.vec")  # keep the largest too
 _SLOPE = 20  # bits of the fraction of a slope
 _KEEPS = (
     "relu",
@@ -69,7 +70,7 @@ def fraction_bits(network: Network) -> int:
                 codes = network[codes.inputs[0]]
             most = max(abs(codes["low"]), abs(codes["high"]))
             largest[node.name] = float(np.abs(node.arrays["scale"]).max() * most + np.abs(node.arrays["offset"]).max())
-        elif node.op in ("add", "mul", "clip", "hardsigmoid", *_KEEPS) and all(name in largest for name in node.inputs):
+        elif _is_known(node) and all(name in largest for name in node.inputs):
             largest[node.name] = _after(node, [largest[name] for name in node.inputs])
         elif node.op not in ("input", "quantize", "compare", "threshold", "table", *INTEGER_LAYERS, *_KEEPS):
             raise refused(node)
@@ -79,6 +80,11 @@ def fraction_bits(network: Network) -> int:
         name = max(largest, key=largest.__getitem__)
         raise InputError(f"'{name}' has no form without floating point: its values can reach {whole:.3g}")
     return bits
+
+
+def _is_known(node: Node) -> bool:
+    known = ("add", "mul", "clip", "hardsigmoid", *_KEEPS)
+    return node.op in known or node.attributes.get("target") in _TORCHS
 
 
 def _after(node: Node, sizes: list[float]) -> float:
@@ -130,7 +136,7 @@ class FixedOperations:
         if node.op == "hardsigmoid":
             return self._function(node, "hardsigmoid", f"{upper} / 6")
         if node.op == "hardswish":
-            return self._function(node, "hardswish", f"(int32_t)((int64_t)v * {upper} >> {self.fraction}) / 6")
+            return self._function(node, "hardswish", f"(int32_t)(((int64_t)v * {upper} >> {self.fraction}) / 6)")
         if node.op == "prelu":
             name = self.array(node, "slope", np.rint(node.arrays["slope"].astype(float) * 2.0**_SLOPE), "int32_t")
             row = "c" if node.arrays["slope"].size > 1 else "0"
@@ -153,7 +159,7 @@ class FixedOperations:
 
     def aten(self, node: Node) -> str:
         """As ``RealOperations.aten``."""
-        if node["target"] != "aten.mean.dim":
+        if node["target"] not in _TORCHS:
             raise refused(node)
         return super().aten(node)
 
@@ -170,10 +176,10 @@ class FixedOperations:
         )
 
     def _avg_pool(self, node: Node) -> str:
-        if node["count_include_pad"] and any(node["pads"]):
-            raise refused(node)
-        step = "sum += {v};\n            any++;"
-        return self._pool(node, "int64_t sum = 0; int any = 0;", step, "(int32_t)(sum / any)")
+        start, step = "int64_t sum = 0; int any = 0;", "sum += {v};\n            any++;"
+        if not node["count_include_pad"]:
+            return self._pool(node, start, step, "(int32_t)(sum / any)")
+        return self._pool(node, f"{start} {self._counted_positions(node)}", step, "(int32_t)(sum / all)")
 
     def _adaptive_avg_pool(self, node: Node) -> str:
         if set(self.shape(node.name)[1:]) != {1}:
@@ -183,7 +189,7 @@ class FixedOperations:
     def _float_linear(self, node: Node) -> str:
         raise refused(node)
 
-    _float_conv = _upsample = _float_linear
+    _float_conv = _float_linear
 
     def _real(self, layer: Node, constant: np.ndarray, fields: dict[str, object]) -> str:
         keys = ("multiplier", "offset_multiplier") if "offset_multiplier" in layer.arrays else ("multiplier",)

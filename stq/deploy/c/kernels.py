@@ -34,10 +34,10 @@ struct stq_layer {
     const int8_t *sign;
     const $factor *scale, *seen; /* or: a real number, scale * acc + offset */
     const $wide *offset;
-    int32_t step, low;
+    int32_t step, low, row_bytes;
     int16_t height, width, channels, rows, columns, inputs, outputs, groups;
     uint8_t kernel_rows, kernel_columns, stride_rows, stride_columns, dilation_rows, dilation_columns, top, left;
-    int16_t blocks, chunk, row_bytes, levels;
+    int16_t blocks, chunk, levels;
     uint8_t shift, gain, first;
     uint8_t in_bits, out_bits; /* that a code takes where codes share bytes, 0: a byte */
     uint8_t layout; /* of positions side by side: 0 bytes, 1 two in the halves of a word, 2 bits, 3 int8 for CMSIS-NN */
@@ -318,13 +318,15 @@ FIXED = {
 TO = "uint8_t *to = y + at * total + o;"
 CODE = "to[{j} * total] = (uint8_t)(gain * {code} + first);"
 PACKED_CODE = "stq_put(y, (at + {j}) * total + o, l->out_bits, gain * {code} + first);"
-PACKED = """\
+GET = """\
 /* codes of 1, 2 or 4 bits that share bytes */
 static inline int stq_get(const uint8_t *x, int n, int bits)
 {
     return x[n * bits >> 3] >> (n * bits & 7) & ((1 << bits) - 1);
 }
+"""
 
+PUT = """\
 static inline void stq_put(uint8_t *y, int n, int bits, int code)
 {
     int shift = n * bits & 7, others = ~(((1 << bits) - 1) << shift);
@@ -338,8 +340,9 @@ static uint8_t stq_line[$bytes];
 /* codes from a place on, a byte each: where they are, or, where they share bytes, in a line of their own */
 static const uint8_t *stq_codes(const struct stq_layer *l, const uint8_t *x, int place, int count, int line)
 {
-    uint8_t *to = stq_line + line * count;
+    uint8_t *to = stq_line;
     if (!l->in_bits) return x + place;
+    to += line * count;
     for (int i = 0; i < count; i++) to[i] = (uint8_t)stq_get(x, place + i, l->in_bits);
     return to;
 }

@@ -69,7 +69,7 @@ class Layers(RealOperations):
         widths = {"in_bits": self.width(layer.inputs[0]), "out_bits": self.width(thresholds.name) if thresholds else 8}
         packed = widths["out_bits"] < 8
         if widths["in_bits"] < 8:
-            taps = fields["kernel_rows"] * fields["kernel_columns"] if fields["inputs"] == 1 else 4
+            taps = max(4, fields["kernel_rows"] * fields["kernel_columns"] if fields["inputs"] == 1 else 4)
             self.line = max(self.line, taps * max(fields["inputs"], fields["groups"]))
         constant, weight_fields = self._weights(layer, fields)
         fields |= weight_fields
@@ -122,7 +122,8 @@ class Layers(RealOperations):
         constant = -zero * rows.sum(1)
         padded = any(layer.attributes.get("pads", ()))
         padding = self._padding(zero, max(fields["inputs"], fields["groups"])) if padded else 0
-        if fields["inputs"] == 1 and fields["groups"] > 1 and outputs == fields["groups"]:
+        depthwise = fields["inputs"] == 1 and fields["groups"] > 1 and outputs == fields["groups"]
+        if depthwise and "offset_multiplier" not in layer.arrays:
             wide = bool(rows.min() < -128 or rows.max() > 127)
             kind = "int16_t" if wide else "int8_t"
             name = self.array(layer, "weight", rows, kind)

@@ -234,19 +234,23 @@ class RealOperations(Values):
         return self._pool(node, f"{kind} best = 0; int any = 0;", step, "best")
 
     def _avg_pool(self, node: Node) -> str:
-        (_, height, width), (ky, kx) = self.shape(node.inputs[0]), node["kernel"]
         self.used.add("mean")
         start = "struct stq_total total = {0.0f, 0.0f}; int any = 0;"
         if node["count_include_pad"]:
-            (top, left), (sy, sx) = node["pads"][:2], node["strides"]
-            rows = f"stq_within(y * {sy} - {top}, {ky}, {height + top})"
-            columns = f"stq_within(z * {sx} - {left}, {kx}, {width + left})"
-            self.used.add("within")
-            start += f" int all = {rows} * {columns}; (void)any;"
+            start += f" {self._counted_positions(node)}"
         count = "all" if node["count_include_pad"] else "any"
         return self._pool(
             node, start, "stq_add(&total, {v});\n            any++;", f"stq_divided(&total, (float){count})"
         )
+
+    def _counted_positions(self, node: Node) -> str:
+        """A declaration of how many positions of a window are counted, those of the padding too."""
+        (_, height, width), (ky, kx) = self.shape(node.inputs[0]), node["kernel"]
+        (top, left), (sy, sx) = node["pads"][:2], node["strides"]
+        rows = f"stq_within(y * {sy} - {top}, {ky}, {height + top})"
+        columns = f"stq_within(z * {sx} - {left}, {kx}, {width + left})"
+        self.used.add("within")
+        return f"int all = {rows} * {columns}; (void)any;"
 
     def _pool(self, node: Node, start: str, step: str, finish: str) -> str:
         (channels, height, width), (_, rows, columns) = self.shape(node.inputs[0]), self.shape(node.name)

@@ -41,10 +41,26 @@ _OPERATIONS = {
     "round": "rint{f}({0})",
     "scalar_tensor": "{0}",
     "sub": "{0} - {1}",
+    "tanh": "tanh_of(({0}))",
+    "tanh_backward": "{0} * (1 - {1} * {1})",
     "threshold_backward": "({1} <= {2} ? 0 : {0})",
     "where": "({0} ? {1} : {2})",
     "ones_like": "1",
     "zeros_like": "0",
+}
+# no loop of a C compiler has tanhf: x P(x^2) / Q(x^2), fitted to 1e-9 on [-9, 9]; in float32 within 4 roundings
+_TANH = {
+    torch.float32: """
+static inline float tanh_of(float x) {
+  const float c = x < -9 ? -9 : (x > 9 ? 9 : x), u = c * c * 0x1.948b1p-7f;
+  const float p = ((((-0.042700212f * u + 1.319064f) * u + 14.89701f) * u + 25.387856f) * u + 11.081495f) * u + 1;
+  const float y = c * p / ((((55.48885f * u + 209.42586f) * u + 178.78833f) * u + 38.081494f) * u + 1);
+  return y < -1 ? -1 : (y > 1 ? 1 : y);
+}
+""",
+    torch.float64: """
+static inline double tanh_of(double x) { return tanh(x); }
+""",
 }
 _CLIPS = ("clamp", "hardtanh")
 _INERT = ("dtype", "layout", "device", "pin_memory", "memory_format")
@@ -116,6 +132,7 @@ def source_of(graph: Graph, dtype: torch.dtype, inner: Sequence[bool], summed: S
 #include <omp.h>
 #endif
 typedef {kind} REAL;
+{_TANH[dtype] if any("tanh_of" in line for line in body) else ""}
 void run(const long *d, void **p, int threads) {{
   const long blocks = (d[2] + {BLOCK - 1}) / {BLOCK}, units = d[0] * d[1] * blocks;
   {(new[:-2]).join(before)}

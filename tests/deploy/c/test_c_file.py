@@ -245,7 +245,12 @@ def test_a_network_that_does_not_fit_is_refused_before_anything_is_written(tmp_p
         ({"flash": 3000}, r"about 5,000 for its code, and there are 3,000: '\S+' has the most"),
         ({"ram": 500}, "of RAM, and there are 500: the largest value is that of"),
         ({"prefix": "3bits"}, "c.prefix=3bits is not a name in C"),
-        ({"backend": "cmsis"}, r"c.backend=cmsis is unknown \(did you mean 'cmsis_nn'\?\): there are c99, cmsis_nn"),
+        (
+            {"backend": "cmsis"},
+            r"c.backend='cmsis' is unknown \(did you mean 'cmsis_nn'\?\): there are 'c99', 'cmsis_nn'",
+        ),
+        ({"flash": "256k"}, "c.flash='256k' is not a number of bytes"),
+        ({"container": "4"}, "c.container='4' is unknown.*: there are 1, 2, 3, 4, 8"),
         ({"container": 5}, "c.container=5 is unknown.*: there are 1, 2, 3, 4, 8"),
         ({"float": False}, "c.float=false reads pixels: the data must have a mean"),
         ({"ramm": 1}, "format='c' has no option 'ramm' \\(did you mean 'ram'"),
@@ -393,6 +398,48 @@ def test_what_needs_floating_point_is_named(model, sentence, tmp_path):
     model = calibrated(small_network() if isinstance(model, str) else model, (1, 8, 8), method, 3)
     with pytest.raises(InputError, match=sentence):
         stq.export(model, torch.zeros(1, 1, 8, 8), tmp_path / "m.h", format="c", about=PIXELS, float=False)
+
+
+def test_depthwise_layers_whose_codes_have_an_offset(tmp_path):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.ReLU6()]
+    model = calibrated(nn.Sequential(*layers, nn.Flatten(), nn.Linear(64, 5)), (1, 4, 4), "lsq_plus", 4)
+    model[2].input_quantizer.offset.data += 0.3
+    x = torch.randn(200, 1, 4, 4)
+    network = freeze(model, x)
+    assert "offset_multiplier" in network["2"].arrays
+    header = stq.export(network, x, tmp_path / "m.h", format="c")
+    assert np.array_equal(predictions(header, x), run(network, x).argmax(1))
+
+
+def test_rows_longer_than_16_bits_count_and_few_taps_of_one_channel(tmp_path):
+    torch.manual_seed(0)
+    long = nn.Sequential(nn.Conv2d(4096, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3, 4))
+    few = nn.Sequential(nn.Conv2d(1, 1, 3), nn.ReLU(), nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+    for model, size, bits, pack in ((long, (4096, 3, 3), 8, False), (few, (1, 8, 8), 2, True)):
+        network, x = freeze(calibrated(model, size, "lsq", bits), torch.zeros(1, *size)), torch.randn(8, *size)
+        header = stq.export(network, x, tmp_path / "m.h", format="c", pack=pack)
+        assert np.array_equal(predictions(header, x), run(network, x).argmax(1))
+        assert ("stq_put" in header.with_suffix(".c").read_text()) is pack
+
+
+def test_without_floating_point_large_values_of_hardswish_and_averages_of_padding(tmp_path):
+    torch.manual_seed(0)
+    first = nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.Hardswish(), nn.AvgPool2d(3, 2, padding=1)
+    model = awaken(nn.Sequential(*first, nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(16, 5)))
+    model[1].weight.data *= 30
+    stq.quantize(model, "dorefa", weight_bits=4, activation_bits=4, first_last_bits=None)
+    stq.calibrate(model, torch.randn(8, 1, 4, 4))
+    found, scores = without_float(freeze(model.eval(), torch.zeros(1, 1, 4, 4)), (1, 4, 4), tmp_path)
+    assert (np.abs(found - scores).max(1) < 1e-3 * np.abs(scores).max()).sum() >= 60
+
+
+def test_pixels_of_signals_with_codes_by_channel(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6, 3))
+    model = calibrated(model, (2, 4), "double_st_frozen", 3, first_last_bits=None)
+    found, scores = without_float(freeze(model, torch.zeros(1, 2, 4)), (2, 4), tmp_path)
+    assert (np.abs(found - scores).max(1) < 1e-4 * np.abs(scores).max()).sum() >= 60
 
 
 @pytest.mark.parametrize(("between", "named"), [(nn.PixelShuffle(1), "pixel_shuffle"), (nn.Softmax(1), "softmax")])
