@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import InputError
 from ..network import Node, operand_limits
-from . import kernels
+from . import gather, products
 from .real_ops import RealOperations
 from .requantize import Shifted, fit, nearly
 from .values import CODES, REAL, TYPES
@@ -143,31 +143,31 @@ class Layers(RealOperations):
             else:
                 codes = (rows - low) // step - 128
                 low += 128 * step
-            self.layouts.add(kernels.CMSIS)
+            self.layouts.add(gather.CMSIS)
             self.words = max(self.words, rows.shape[1])
             self.matrix = max(self.matrix, 4 * fields["outputs"])
             name = self.array(layer, "weight", codes, "int8_t")
             weight = f"(const uint8_t *){name}"
-            return {"weight": weight, "dot": "matrix", "step": step, "low": low, "layout": kernels.CMSIS}
+            return {"weight": weight, "dot": "matrix", "step": step, "low": low, "layout": gather.CMSIS}
         lowest, highest = operand_limits(self.network, layer)
         bits = layer["weight_bits"]
         width = next((width for width in _PACKED if width >= max(bits, self.container)), 8)
         packed, row_bytes, blocks = pack_rows((rows - low) // step, width)
         dot, layout, chunk = str(width), 1, _HALF // max((2**bits - 1) * (highest - lowest) * 8, 1)
         if width == 1 and highest - lowest == 1 and fields["inputs"] % 4 == 0:
-            dot, layout, blocks = "ones", kernels.BITS, -(-rows.shape[1] // 32)
+            dot, layout, blocks = "ones", gather.BITS, -(-rows.shape[1] // 32)
             packed = np.append(packed, np.zeros(3, packed.dtype))  # the last word ends behind the last row
-            self.dots["ones"] = kernels.DOT_ONES
-            self.layouts.add(kernels.BITS)
+            self.dots["ones"] = products.DOT_ONES
+            self.layouts.add(gather.BITS)
             self.words = max(self.words, 4 * blocks)
         elif chunk > 0 and fields["inputs"] * (highest - lowest) <= _HALF:
             dot = str(width) if chunk >= blocks else f"long_{width}"
-            self.dots[dot] = kernels.dot(width, chunk >= blocks)
+            self.dots[dot] = products.dot(width, chunk >= blocks)
             self.words = max(self.words, 16 * blocks)
         else:  # loops over bytes take whole ones
             packed, row_bytes, blocks = pack_rows((rows - low) // step, 8)
             dot, layout = "bytes", 0
-            self.dots["bytes"] = kernels.DOT_BYTES
+            self.dots["bytes"] = products.DOT_BYTES
             self.words = max(self.words, 8 * blocks)
         name = self.array(layer, "weight", packed, "uint8_t")
         found = {"weight": name, "dot": dot, "step": step, "low": low, "blocks": blocks}
