@@ -20,6 +20,7 @@ from ..errors import TrainingFailed
 from ..storage.run_lock import run_lock
 
 REPORTS = ".jobs"
+SWEEP = "STQ_SWEEP"  # variable of the environment: which sweep a job is of, for several may share a folder
 _TRIES = 3  # of a job whose process is killed again and again
 
 
@@ -72,6 +73,7 @@ def _begin(folder: Path, name: str) -> None:
 def _report(reports: Path, number: int, folder: Path, error: str | None, value: object, seconds: float) -> None:
     name = f"{number}_{folder.name}"
     part = reports / f".{name}.{os.getpid()}.part"
-    part.write_text(json.dumps({"folder": str(folder), "error": error, "value": value, "seconds": seconds}))
+    report = {"folder": str(folder), "error": error, "value": value, "seconds": seconds, "sweep": os.environ.get(SWEEP)}
+    part.write_text(json.dumps(report))
     part.replace(reports / f"{name}.json")
     (reports / f"{folder.name}.begun").unlink(missing_ok=True)

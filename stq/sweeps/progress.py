@@ -7,7 +7,9 @@ gives up all its jobs; the sweep is then begun again, which does what is missing
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
 import sys
 import threading
 import time
@@ -18,7 +20,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from .job import REPORTS, count_kill
+from .job import REPORTS, SWEEP, count_kill
 
 
 class SweepStart(Callback):
@@ -53,6 +55,7 @@ class Teller:
     def __init__(self, folder: Path):
         self.folder, self.total, self.started = folder, 0, time.time()
         self.reports: dict[str, dict[str, Any]] = {}
+        self._name = os.environ[SWEEP] = f"{socket.gethostname()}-{os.getpid()}"
         folder.mkdir(parents=True, exist_ok=True)
         for old in (path for kind in ("json", "begun", "killed") for path in folder.glob(f"*.{kind}")):
             old.unlink()
@@ -78,13 +81,15 @@ class Teller:
             self.tell()
 
     def tell(self) -> None:
-        """Print what is new; a job that lived on after its sweep was killed may report beside ours."""
+        """Print what is new; jobs of another sweep may report into the same folder."""
         with self._lock:
             found = {(path.name, path.stat().st_mtime_ns): path for path in self.folder.glob("*.json")}
             for name, time_ns in sorted(found.keys() - self._seen, key=lambda key: key[1]):
                 self._seen.add((name, time_ns))
-                self.reports[name] = json.loads(found[name, time_ns].read_text())
-                self._print(self.reports[name])
+                report = json.loads(found[name, time_ns].read_text())
+                if report.get("sweep") in (None, self._name):  # where a launcher hands no environment on: anybody's
+                    self.reports[name] = report
+                    self._print(report)
             for times in self.folder.glob("*.killed"):
                 if (count := times.stat().st_size) > self._killed.get(times.stem, 0):
                     self._killed[times.stem] = count
