@@ -34,7 +34,9 @@ def forward(layer: nn.Module, input: Tensor) -> Tensor:
     """
     own = plain_forward(layer)
     if takes_float_input(layer, input):
-        return lean(layer, input)
+        if (output := lean(layer, input)) is not None:
+            return output
+        input = layer.input_quantizer(input)
     if own in standardized.FORWARDS:
         input = standardized.padded(layer, input)
     known = is_plain(layer) and input.dtype in (torch.float32, torch.float64) and _reads_codes(layer)

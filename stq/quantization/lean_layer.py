@@ -110,8 +110,8 @@ def _layer(layer: nn.Module, operand: Tensor, weight: Tensor, bias: Tensor | Non
         return layer._conv_forward(operand, weight, bias)
 
 
-def lean(layer: nn.Module, x: Tensor) -> Tensor:
-    """The layer's output of its float input; ask ``is_lean`` before."""
+def lean(layer: nn.Module, x: Tensor) -> Tensor | None:
+    """The layer's output of its float input; ask ``is_lean`` before. None where its quantizers cannot be run again."""
     quantizer, weights = layer.input_quantizer, layer.parametrizations.weight
     if len(weights) == 1 and (of_weight := own_kernel(weights[0], weights.original)) is not None:
         with _exact(x):
@@ -120,7 +120,7 @@ def lean(layer: nn.Module, x: Tensor) -> Tensor:
             (first, arguments), (second, others) = of_x, of_weight
             values = (x, weights.original, layer.bias, *arguments, *others)
             return KernelLayer.apply(layer, (first, second), len(arguments), *values)
-    return LeanLayer.apply(layer, x, *layer.parameters())
+    return None if quantizer.lean is False else LeanLayer.apply(layer, x, *layer.parameters())
 
 
 class LeanLayer(torch.autograd.Function):
@@ -221,7 +221,7 @@ def is_lean(layer: nn.Module, x: Tensor) -> bool:
     if is_transformed():
         return False
     quantizer = getattr(layer, "input_quantizer", None)
-    known = isinstance(quantizer, ActivationQuantizer) and quantizer.training and quantizer.lean is not False
+    known = isinstance(quantizer, ActivationQuantizer) and quantizer.training
     if not known or getattr(layer, "padding_mode", "zeros") != "zeros" or isinstance(getattr(layer, "padding", 0), str):
         return False
     return x.dim() == (2 if isinstance(layer, nn.Linear) else len(layer.kernel_size) + 2) or isinstance(

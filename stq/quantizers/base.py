@@ -129,8 +129,8 @@ class ActivationQuantizer(_Stateful, ABC):
 
     decay: float = 0.0
     rounds = True  # False: a method that leaves its layers in float (``float_gates``)
-    # whether fake_quantize may be computed again in the backward pass; None: found out, not for one that changes its
-    # buffers each time (unless it asks ``is_recomputing()`` before, and says True here)
+    # whether fake_quantize, where no kernel stands for it, may be computed again in the backward pass; None: found out,
+    # not for one that changes its buffers each time (unless it asks ``is_recomputing()`` before, and says True here)
     lean: bool | None = None
 
     def __init__(self, bits: int, channels: int, channel_axis: int = -3, signed: bool | None = None):

@@ -151,7 +151,7 @@ class DoubleStageST(LSQActivation):
 
     @property
     def lean(self) -> bool:
-        """Not where the mean over all processes would be asked for again in the middle of their backward passes."""
+        """Of what is no kernel: not where the mean over all processes would be asked for again in backward passes."""
         return not is_distributed()
 
     def lr_factor(self, name: str) -> float:

@@ -7,6 +7,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
+import stq
 from stq.quantizers import get_method
 
 SPLIT = 5  # of 8 samples go to the first process: unequal shares, so that a mean of means would show
@@ -29,7 +30,42 @@ def one_step(batch_slice, wrap):
     # DDP averages the gradients of its processes, so their losses sum to the whole batch's times their number
     ((y - target).square().sum() / 8 * (dist.get_world_size() if dist.is_initialized() else 1)).backward()
     gradients = {f"gradient of {name}": p.grad.clone() for name, p in quantizer.named_parameters()}
-    return {"gain": quantizer.running_gain, "threshold": quantizer.running_threshold, **gradients}
+    lean = {f"{name}, lean": value for name, value in lean_layer(x, wrap).items()}
+    return {"gain": quantizer.running_gain, "threshold": quantizer.running_threshold, **gradients, **lean}
+
+
+def lean_layer(x, wrap):
+    """Gradients and running means of a convolution whose quantizers are computed again in the backward pass."""
+    torch.manual_seed(1)
+    model = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Conv2d(4, 3, 3))
+    policy = {"weight_bits": 3, "activation_bits": 3, "first_last_bits": None, "settings": {"anneal": 1.0}}
+    stq.quantize(model, "double_st_frozen", **policy)
+    torch.manual_seed(2)
+    stq.calibrate(model, torch.rand(8, 4, 3, 3))
+    model.double()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "gate" in name:
+                p.copy_(torch.randn_like(p) * 0.4)
+    stq.set_progress(model, 0.5)
+    stq.set_kernels("lean")
+    try:
+        network = wrap(model.train())
+        loss = network(x).square().sum() / 8 * (dist.get_world_size() if dist.is_initialized() else 1)
+        assert "KernelLayer" in str(backward_nodes(loss))
+        loss.backward()
+    finally:
+        stq.set_kernels("plain")
+    return {name: p.grad.clone() for name, p in model.named_parameters()} | dict(model.named_buffers())
+
+
+def backward_nodes(loss):
+    found, waiting = [], [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        found.append(node.name())
+        waiting += [parent for parent, _ in node.next_functions if parent is not None]
+    return set(found)
 
 
 def process(rank, folder):
