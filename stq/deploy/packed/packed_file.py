@@ -1,13 +1,13 @@
 """The packed file: a frozen network in a safetensors file, weights at their bit width.
 
 Layout: a safetensors file (8 bytes header length, JSON header, tensors). Its metadata holds a key ``stq``, a JSON
-object ``{"format": "stq-packed", "version": 2, "input_size": [...], "nodes": [...]}``, or where that is long ``zlib:``
+object ``{"format": "stq-packed", "version": 3, "input_size": [...], "nodes": [...]}``, or where that is long ``zlib:``
 and the same compressed, in base64; a node is ``[name, op, inputs, attributes, arrays]`` as in ``network.py``,
-``arrays`` maps each array to its shape, and a single number of a constant to itself. Tensor ``<node>/<array>`` holds
-its values; the weight codes of integer layers are uint8 bytes with ``(code - weight_low) / weight_stride`` in
+``arrays`` maps each array to its shape, and a single float32 number to itself. Tensor ``<node>/<array>`` holds
+the values; the weight codes of integer layers are uint8 bytes with ``(code - weight_low) / weight_stride`` in
 ``weight_bits`` bits each, in order, the first code in the lowest bits of the first byte, the last byte filled with 0.
-Other arrays of real numbers are float32, or what is the same in fewer bytes: float16, or int8 times the float32 number
-in tensor ``<node>/<array>.scale``.
+Other arrays of real numbers are float32, or what is the same in fewer bytes: float16, or int8 times a float32 number,
+which stands behind the shape in ``arrays``: ``[shape, scale]``. (In version 2 it is tensor ``<node>/<array>.scale``.)
 
 ``stq.checksum`` is the SHA-256 of the description, the table of tensors and their bytes; it is read through before
 anything else is. Loading runs no code from the file. Whatever does not fit is refused with one InputError before any
@@ -31,9 +31,9 @@ from ..about import About
 from ..compact import in_fewer_bytes
 from ..integer.inference import shapes
 from ..network import INTEGER_LAYERS, Network, Node
-from .schema import ANY, MOST, SCHEMA, check_consistent, is_sizes, is_whole
+from .schema import ANY, MOST, SCHEMA, check_consistent, is_number, is_sizes, is_whole
 
-FORMAT, VERSION = "stq-packed", 2
+FORMAT, VERSION = "stq-packed", 3
 _COMPRESSED, _LONG = "zlib:", 2**14  # of the description, in characters
 _MOST_TEXT = 2**26
 _MOST_VALUES = 2**28  # elements of any value
@@ -64,13 +64,16 @@ def export_packed(network: Network, input_size: tuple[int, ...], path: Path, abo
         for key, array in node.arrays.items():
             arrays[key] = list(array.shape)
             if node.op in INTEGER_LAYERS and key == "weight":
-                stored = {"": pack(array, node["weight_bits"], node["weight_low"], node["weight_stride"])}
-            elif node.op == "constant" and array.ndim == 0 and array.dtype == np.float32:
-                arrays[key], stored = float(array), {}
+                value = pack(array, node["weight_bits"], node["weight_low"], node["weight_stride"])
+            elif array.ndim == 0 and array.dtype == np.float32 and np.isfinite(array):
+                arrays[key] = float(array)
+                continue
             else:
                 stored = in_fewer_bytes(array)
-            for suffix, value in stored.items():
-                tensors[f"{node.name}/{key}{suffix}"] = np.ascontiguousarray(value).reshape(value.shape)
+                value = stored[""]
+                if ".scale" in stored:
+                    arrays[key] = [list(array.shape), float(stored[".scale"][0])]
+            tensors[f"{node.name}/{key}"] = np.ascontiguousarray(value).reshape(value.shape)
         nodes.append([node.name, node.op, list(node.inputs), node.attributes, arrays])
     header = {"format": FORMAT, "version": VERSION, "input_size": list(input_size), "nodes": nodes}
     described = json.dumps(header, separators=(",", ":"))
@@ -120,7 +123,7 @@ def load_packed(path: str | Path) -> tuple[Network, tuple[int, ...]]:
     except RecursionError:
         raise InputError(f"{path} is not a readable packed file: its description is nested too deeply") from None
     except ValueError as error:  # also JSONDecodeError
-        raise InputError(f"{path} is not a packed file of version 1 or 2: {error}") from None
+        raise InputError(f"{path} is not a packed file of version 1 to 3: {error}") from None
 
 
 def _check_whole(path: Path, metadata: dict[str, str]) -> None:
@@ -146,7 +149,7 @@ def _description(text: str) -> str:
 
 
 def _read(header: Any, tensors: dict[str, np.ndarray]) -> tuple[Network, tuple[int, ...]]:
-    if not isinstance(header, dict) or header.get("format") != FORMAT or header.get("version") not in (1, 2):
+    if not isinstance(header, dict) or header.get("format") != FORMAT or header.get("version") not in (1, 2, 3):
         raise ValueError("its description is missing or of another format or version")
     size, listed = header.get("input_size"), header.get("nodes")
     if not is_sizes(size) or math.prod(size) > MOST:
@@ -190,14 +193,17 @@ def _node(entry: Any, before: dict[str, Node], tensors: dict[str, np.ndarray]) -
         raise ValueError(f"the arrays of node '{name}' ({op}) are not those of a {op}")
     arrays = {}
     for key, shape in declared.items():
-        if op == "constant" and type(shape) in (int, float) and abs(shape) < 2.0**128:
+        if is_number(shape):
             arrays[key] = np.array(shape, np.float32)
             continue
+        scale = None
+        if isinstance(shape, list) and len(shape) == 2 and isinstance(shape[0], list) and is_number(shape[1]):
+            shape, scale = shape[0], np.array([shape[1]], np.float32)
         if not isinstance(shape, list) or not all(is_whole(n) and 0 < n <= MOST for n in shape):
             raise ValueError(f"array '{key}' of node '{name}' has no proper shape")
         if (tensor := tensors.pop(f"{name}/{key}", None)) is None:
             raise ValueError(f"tensor '{name}/{key}' is missing")
-        scale = tensors.pop(f"{name}/{key}.scale", None)
+        scale = tensors.pop(f"{name}/{key}.scale", scale)
         if not (op in INTEGER_LAYERS and key == "weight"):
             tensor = _widened(f"{name}/{key}", tensor, scale)
         arrays[key] = _array(f"{name}/{key}", tensor, tuple(shape), op, attributes)

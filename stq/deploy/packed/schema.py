@@ -12,6 +12,11 @@ ANY = -2
 MOST = 2**24  # elements of an input or an array; sizes, strides and pads are far below
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a number that float32 can hold."""
+    return type(value) in (int, float) and abs(value) < 2.0**128
+
+
 def is_whole(value: Any, least: int = -(2**15), most: int = MOST) -> bool:
     return type(value) is int and least <= value <= most
 

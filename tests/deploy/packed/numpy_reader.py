@@ -24,14 +24,15 @@ def read(path):
     nodes = json.loads(text)["nodes"]
     for name, op, _, attributes, arrays in nodes:
         for key, shape in arrays.items():
+            shape, scale = shape if isinstance(shape, list) and shape and isinstance(shape[0], list) else (shape, 1)
             value = tensors.get(f"{name}/{key}", shape)
             if key == "weight" and op in ("conv", "linear"):
                 bits, count = attributes["weight_bits"], int(np.prod(shape))
                 planes = np.unpackbits(value, count=count * bits, bitorder="little").reshape(count, bits).astype(int)
                 value = attributes["weight_low"] + attributes["weight_stride"] * (planes @ (1 << np.arange(bits)))
                 value = value.reshape(shape)
-            elif f"{name}/{key}.scale" in tensors:
-                value = value.astype(np.float32) * tensors[f"{name}/{key}.scale"][0]
+            elif scale != 1:
+                value = value.astype(np.float32) * np.float32(scale)
             arrays[key] = np.asarray(value, np.float32 if op not in ("conv", "linear") or key != "weight" else int)
     return nodes
 

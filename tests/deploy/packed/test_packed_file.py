@@ -108,19 +108,27 @@ def test_damage_is_found_before_anything_is_read(packed, tmp_path, monkeypatch):
         load_packed(tmp_path / "damaged.safetensors")
 
 
-def test_files_of_version_1_are_read(packed, tmp_path):
+@pytest.mark.parametrize("version", [1, 2])
+def test_files_of_older_versions_are_read(packed, tmp_path, version):
     network, size = load_packed(packed)
     tensors, nodes = {}, []
-    for each in network.nodes:  # as they were written: everything in float32, no checksum
+    for each in network.nodes:  # as they were written: every array a tensor; in version 1 all of them float32
         for key, array in each.arrays.items():
             codes = each.op in ("conv", "linear") and key == "weight"
             about = (each["weight_bits"], each["weight_low"], each["weight_stride"]) if codes else ()
-            tensors[f"{each.name}/{key}"] = pack(array, *about) if codes else array
+            stored = {"": pack(array, *about)} if codes else {"": array} if version == 1 else in_fewer_bytes(array)
+            tensors |= {
+                f"{each.name}/{key}{end}": np.ascontiguousarray(value).reshape(value.shape)
+                for end, value in stored.items()
+            }
         arrays = {key: list(array.shape) for key, array in each.arrays.items()}
         nodes.append([each.name, each.op, list(each.inputs), each.attributes, arrays])
-    header = {"format": "stq-packed", "version": 1, "input_size": list(size), "nodes": nodes}
-    described = json.dumps(header, separators=(",", ":"))
-    save_file(tensors, tmp_path / "old.safetensors", metadata={"stq": described, "stq.checksum": "0" * 64})
+    header = {"format": "stq-packed", "version": version, "input_size": list(size), "nodes": nodes}
+    described, old = json.dumps(header, separators=(",", ":")), tmp_path / "old.safetensors"
+    save_file(tensors, old, metadata={"stq": described, "stq.checksum": "0" * 64})
+    if version == 2:
+        assert any(name.endswith(".scale") for name in tensors)
+        save_file(tensors, old, metadata={"stq": described, "stq.checksum": file_checksum(old, described)})
     x = torch.randn(4, 1, 8, 8)
     assert torch.equal(run(load_packed(tmp_path / "old.safetensors")[0], x), run(network, x))
 
@@ -155,7 +163,7 @@ def shorten(header, tensors):
 
 
 CHANGES = {
-    "another version": lambda header, tensors: header.update(version=3),
+    "another version": lambda header, tensors: header.update(version=4),
     "wrong bit width": lambda header, tensors: node(header, "conv")[3].update(weight_bits=4),
     "bit width zero": lambda header, tensors: node(header, "conv")[3].update(weight_bits=0),
     "huge shape": lambda header, tensors: node(header, "conv")[4].update(weight=[2**23, 2**23, 3, 3]),
@@ -185,7 +193,7 @@ CHANGES = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_wrong_descriptions_are_refused(packed, tmp_path, name):
     broken = rewrite(packed, CHANGES[name], tmp_path / "broken.safetensors")
-    with pytest.raises(InputError, match=r"broken\.safetensors is not a packed file of version 1 or 2: .{10,}"):
+    with pytest.raises(InputError, match=r"broken\.safetensors is not a packed file of version 1 to 3: .{10,}"):
         load_packed(broken)
 
 
