@@ -76,5 +76,6 @@ def _check_fit(options: Options, writer: Writer, ram: int) -> None:
         name = max(writer.types, key=lambda name: writer.bytes_of(name))
         raise InputError(
             f"the network takes {ram:,} bytes of RAM, and there are {options.ram:,}: the largest value is that of "
-            f"'{name}', {writer.bytes_of(name):,}; smaller images, or residual_bits=8 (additions of codes), helps"
+            f"'{name}', {writer.bytes_of(name):,}; smaller images, residual_bits=8 (additions of codes) or c.pack=true "
+            "helps"
         )
