@@ -107,6 +107,13 @@ class Network:
         """The largest magnitude any partial sum of each integer layer can reach."""
         return {layer.name: _bound(self, layer) for layer in self.of(*INTEGER_LAYERS)}
 
+    def source_of_codes(self, name: str) -> Node:
+        """What has made the codes that a node gives: itself, or what lies before those that only move them."""
+        node = self[name]
+        while "low" not in node.attributes:
+            node = self[node.inputs[0]]
+        return node
+
     def users(self) -> dict[str, list[Node]]:
         """The nodes that read each node."""
         readers: dict[str, list[Node]] = {node.name: [] for node in self.nodes}
@@ -122,9 +129,7 @@ class Network:
 
 def operand_limits(network: Network, layer: Node) -> tuple[int, int]:
     """Least and largest integer an integer layer multiplies its weights with; 0 is among them where it pads."""
-    quantize = network[layer.inputs[0]]
-    while quantize.op not in (*QUANTIZERS, "threshold", "table"):
-        quantize = network[quantize.inputs[0]]
+    quantize = network.source_of_codes(layer.inputs[0])
     ends = [layer["code_gain"] * quantize[key] + layer["code_offset"] for key in ("low", "high")]
     return (min(0, *ends), max(0, *ends)) if any(layer.attributes.get("pads", ())) else (min(ends), max(ends))
 

@@ -1,8 +1,8 @@
 """The C export without floating point: a real number is a whole one, the number times 2**fraction, in 32 bits.
 
-``fraction`` is chosen so that no value of the network can overflow; a value is then as near to the real one as float32
-has it, but not the same: codes behind additions of real numbers can differ from the trained ones in a tie. With
-``residual_bits`` no addition is of real numbers.
+``fraction`` is chosen so that no value of the network can overflow. Values are not those of float32: codes behind
+additions of real numbers can differ from the trained ones in a tie. With ``residual_bits`` no addition is of real
+numbers.
 """
 
 from __future__ import annotations
@@ -65,9 +65,7 @@ def fraction_bits(network: Network) -> int:
         if node.op in INTEGER_LAYERS and not node.attributes.get("fused"):
             largest[node.name] = _of_layer(network, node)
         elif node.op == "dequantize":
-            codes = network[node.inputs[0]]
-            while "low" not in codes.attributes:
-                codes = network[codes.inputs[0]]
+            codes = network.source_of_codes(node.inputs[0])
             most = max(abs(codes["low"]), abs(codes["high"]))
             largest[node.name] = float(np.abs(node.arrays["scale"]).max() * most + np.abs(node.arrays["offset"]).max())
         elif _is_known(node) and all(name in largest for name in node.inputs):
@@ -151,7 +149,7 @@ class FixedOperations:
     def _element_dequantize(self, node: Node) -> tuple[list[str], str]:
         source = self.network[node.inputs[0]]
         scale, offset = (self.number(float(node.arrays[key].reshape(-1)[0])) for key in ("scale", "offset"))
-        least = self.source_of_codes(source)["low"] - self.stored(source)[1]
+        least = self.network.source_of_codes(source.name)["low"] - self.stored(source)[1]
         return [], f"{scale} * (§{source.name}§[at] + ({least})) + ({offset})"
 
     def _constant(self, node: Node) -> str:
@@ -191,7 +189,7 @@ class FixedOperations:
 
     _float_conv = _float_linear
 
-    def _real(self, layer: Node, constant: np.ndarray, fields: dict[str, object]) -> str:
+    def _scales(self, layer: Node) -> dict[str, object]:
         keys = ("multiplier", "offset_multiplier") if "offset_multiplier" in layer.arrays else ("multiplier",)
         factors = [layer.arrays[key].astype(float) * 2.0**self.fraction for key in keys]
         shift = int(np.clip(30 - np.floor(np.log2(max(np.abs(each).max() for each in factors) or 1.0)) - 1, 0, 30))
@@ -199,15 +197,11 @@ class FixedOperations:
         offset = np.rint(layer.arrays["bias"].astype(float) * 2.0 ** (self.fraction + shift)) + 2 ** max(shift - 1, 0)
         if max(np.abs(each).max() for each in scaled) > _LARGEST or np.abs(offset).max() > 2.0**62:
             raise InputError(f"'{layer.name}' has no form without floating point: its scales are too large")
-        fields["scale"] = self.array(layer, "scale", scaled[0], "int32_t")
-        fields["offset"] = self.array(layer, "offset", offset, "int64_t")
-        fields["shift"] = shift
+        found = {"scale": self.array(layer, "scale", scaled[0], "int32_t")}
+        found |= {"offset": self.array(layer, "offset", offset, "int64_t"), "shift": shift}
         if len(scaled) > 1:
-            fields["seen"] = self.array(layer, "seen", scaled[1], "int32_t")
-        if constant.any():
-            fields["bias"] = self.array(layer, "constant", constant, "int32_t")
-        self.used.add("sum")
-        return "real"
+            found["seen"] = self.array(layer, "seen", scaled[1], "int32_t")
+        return found
 
     def _quantize(self, node: Node) -> str:
         self._check_axis(node)

@@ -181,7 +181,5 @@ def _before(network: Network, name: str) -> Iterator[Node]:
 
 
 def _quantizer(network: Network, name: str) -> Node | None:
-    node = network[name]
-    while node.op in _MOVES:
-        node = network[node.inputs[0]]
+    node = network.source_of_codes(name)
     return node if node.op in QUANTIZERS and node["high"] - node["low"] < 256 else None

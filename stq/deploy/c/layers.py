@@ -225,14 +225,17 @@ class Layers(RealOperations):
         fields["odd"] = name
 
     def _real(self, layer: Node, constant: np.ndarray, fields: dict[str, object]) -> str:
-        fields["scale"] = self.array(layer, "scale", layer.arrays["multiplier"], REAL)
-        fields["offset"] = self.array(layer, "offset", layer.arrays["bias"], REAL)
-        if "offset_multiplier" in layer.arrays:
-            fields["seen"] = self.array(layer, "seen", layer.arrays["offset_multiplier"], REAL)
+        fields |= self._scales(layer)
         if constant.any():
             fields["bias"] = self.array(layer, "constant", constant, "int32_t")
         self.used.add("sum")
         return "real"
+
+    def _scales(self, layer: Node) -> dict[str, object]:
+        """The fields that make a real number of a sum."""
+        keys = {"scale": "multiplier", "offset": "bias", "seen": "offset_multiplier"}
+        arrays = layer.arrays
+        return {field: self.array(layer, field, arrays[key], REAL) for field, key in keys.items() if key in arrays}
 
     def _quantize(self, node: Node) -> str:
         self._check_axis(node)

@@ -133,7 +133,7 @@ class RealOperations(Values):
         source = self.network[node.inputs[0]]
         self.used.add("sum")
         scale, offset = (self.array(node, key, node.arrays[key], REAL) for key in ("scale", "offset"))
-        least = self.source_of_codes(source)["low"] - self.stored(source)[1]
+        least = self.network.source_of_codes(source.name)["low"] - self.stored(source)[1]
         return [], f"stq_sum({scale}[0] * (float)(§{source.name}§[at] + ({least})), {offset}[0])"
 
     def _element_add(self, node: Node) -> tuple[list[str], str]:
@@ -325,7 +325,7 @@ for (int c = 0; c < {channels}; c++) {{
 
     def _code_of_zero(self, node: Node) -> int:
         gain, first = self.stored(node)
-        return first - gain * self.source_of_codes(node)["low"]
+        return first - gain * self.network.source_of_codes(node.name)["low"]
 
     def _concat(self, node: Node) -> str:
         axes = len(self.shapes[node.name])

@@ -64,12 +64,6 @@ class Values:
         """Elements of a node's value."""
         return math.prod(self.shapes[name])
 
-    def source_of_codes(self, node: Node) -> Node:
-        """What has made the codes that a node gives: itself, or what lies before those that only move them."""
-        while node.op in MOVES:
-            node = self.network[node.inputs[0]]
-        return node
-
     def readers_of_codes(self, node: Node) -> list[Node]:
         """What takes the codes of a node in the end: integer layers, tables, what makes real values of them."""
         found: list[Node] = []
@@ -79,7 +73,7 @@ class Values:
 
     def stored(self, node: Node) -> tuple[int, int]:
         """(gain, first) of a node of codes: code ``low + n`` is stored as ``gain * n + first``."""
-        node = self.source_of_codes(node)
+        node = self.network.source_of_codes(node.name)
         forms = {self._form(node, reader) for reader in self.readers_of_codes(node) if reader.op in INTEGER_LAYERS}
         others = [reader for reader in self.readers_of_codes(node) if reader.op not in INTEGER_LAYERS]
         if len(forms) > 1 or (others and any(gain != 1 for gain, _ in forms)):
@@ -96,7 +90,7 @@ class Values:
         """Bits that each code of a value takes in memory: 1, 2, 4 or 8, and 8 where codes are not packed."""
         if not self.pack or self.types.get(name, CODES) != CODES:
             return 8
-        node = self.source_of_codes(self.network[self.root(name)])
+        node = self.network.source_of_codes(self.root(name))
         gain, first = self.stored(node)
         most = max(
             gain * (node["high"] - node["low"]) + first, first - gain * node["low"]

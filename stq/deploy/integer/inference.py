@@ -180,10 +180,7 @@ def _threshold(node: Node, accumulator: Tensor) -> Tensor:
 def _table(network: Network, node: Node, inputs: list[Tensor]) -> Tensor:
     total = torch.zeros_like(inputs[0])
     for name, codes in zip(node.inputs, inputs, strict=True):
-        source = network[name]
-        while "low" not in source.attributes:
-            source = network[source.inputs[0]]
-        total = total + (codes - source["low"])
+        total = total + (codes - network.source_of_codes(name)["low"])
     table = torch.from_numpy(node.arrays["table"]).to(torch.int32)
     return node["low"] + table[total.long()]
 
