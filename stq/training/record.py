@@ -9,9 +9,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from ..deploy.cost import SizeReport, cost, model_size
+from ..deploy.cost import Cost, SizeReport, cost, model_size
 from ..quantizers import get_method
 from ..results.runs.config_hash import covered, cut_short
 from ..results.runs.identity import Identity
@@ -69,15 +69,22 @@ def model_name(cfg: DictConfig) -> str:
     return str(cfg.model.get("name") or str(cfg.model.get("_target_")).rpartition(".")[2])
 
 
-def cost_of(model: torch.nn.Module, data: pl.LightningDataModule) -> dict[str, Any]:
+_costs: dict[tuple, Cost] = {}  # of this process: jobs of a sweep that differ in their seeds cost the same
+
+
+def cost_of(cfg: DictConfig, model: torch.nn.Module, data: pl.LightningDataModule) -> dict[str, Any]:
     """Size, and the cost of one input where that can be told: a run that has been trained is not lost for it."""
+    input_size = (data.in_chans, data.image_size, data.image_size)
+    shapes = tuple((name, value.shape) for name, value in model.state_dict().items())
+    key = (OmegaConf.to_yaml(cfg.model, resolve=True), str(model), shapes, input_size)
     try:
-        found = cost(model, (data.in_chans, data.image_size, data.image_size))
+        if key not in _costs:
+            _costs[key] = cost(model, input_size)
     except Exception as error:  # the model's own code runs in there, and is traced
         text = str(error).strip().splitlines()
         log.warning("result.json has no cost of one input: %s", text[0] if text else type(error).__name__)
         return model_size(model)._asdict()
-    return {key: getattr(found, key) for key in (*SizeReport._fields, *OPTIONAL_KEYS)}
+    return {name: getattr(_costs[key], name) for name in (*SizeReport._fields, *OPTIONAL_KEYS)}
 
 
 def note_other_versions(folder: Path, result: Mapping[str, Any]) -> None:

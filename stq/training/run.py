@@ -164,7 +164,7 @@ def _train(cfg: DictConfig, data: pl.LightningDataModule, folder: Path) -> dict[
         "test_top1": module.accuracy["test"],
         "float_test_top1": start.float_test_top1,
         "wall_seconds": round(seconds, 2),
-        **cost_of(model, data),
+        **cost_of(cfg, model, data),
     }
 
 

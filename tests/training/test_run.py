@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from stq.cli.evaluate_run import evaluate_run
 from stq.cli.export_run import export_run
+from stq.deploy.cost import cost
 from stq.errors import InputError, TrainingFailed
 from stq.results.runs.result_file import KEYS, LATER_KEYS, OPTIONAL_KEYS, read_result
 from stq.training import load_run, train
@@ -55,11 +56,25 @@ def test_a_cost_that_cannot_be_told_does_not_lose_the_run(trouble, runs, monkeyp
 
     if trouble == "cannot be followed":
         monkeypatch.setattr("stq.training.record.cost", fails)
+        monkeypatch.setattr("stq.training.record._costs", {})
     settings = ("init=scratch", "trainer.max_epochs=1", "quantizer.settings.inference=dynamic")
     result = train(compose_config(runs, *settings, folder=trouble.replace(" ", "_")))
     assert (result["status"], result["size_bytes"] > 0) == ("done", True)
     unknown = {key for key in OPTIONAL_KEYS if result[key] is None}
     assert unknown == (OPTIONAL_KEYS.keys() if trouble == "cannot be followed" else set())
+
+
+def test_the_cost_is_counted_once_for_networks_that_cost_the_same(runs, monkeypatch):
+    counted = []
+    monkeypatch.setattr("stq.training.record.cost", lambda model, size: counted.append(size) or cost(model, size))
+    monkeypatch.setattr("stq.training.record._costs", {})
+    of_jobs = [("seed=0", "bits=2"), ("seed=1", "bits=2"), ("seed=0", "bits=3")]
+    found = [
+        train(compose_config(runs, "init=scratch", "trainer.max_epochs=0", *job, folder="_".join(job)))
+        for job in of_jobs
+    ]
+    assert len(counted) == 2
+    assert found[0]["bops"] == found[1]["bops"] < found[2]["bops"]
 
 
 def test_accuracy_is_that_of_the_selected_checkpoint_counted_by_hand(finished):

@@ -15,6 +15,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ...errors import InputError
 from ...quantization.modes import modes_put_back
@@ -53,6 +54,8 @@ def exported(model: nn.Module, example: Tensor, quantized: bool) -> torch.export
                 f"({type(error).__name__}: {_first_line(error)}): is it of that size, and does the forward branch on "
                 "the values of its tensors?"
             ) from error
+        finally:
+            FakeTensorMode.cache_clear()  # keyed by the symbols of this export, it would serve no later one, and grow
     given = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
     if given and str(given[0].meta["val"].shape[0]).isdigit():  # an int, or a symbol that is one number
         raise InputError("the model's forward takes the size of the batch for a fixed number, as len(x) does")
