@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from ..quantizers import ActivationQuantizer
 from ..quantizers.base import own_kernel, recomputing
-from ..quantizers.fused import Kernel, is_transformed, keep, kept
+from ..quantizers.fused import Kernel, is_transformed, keep, kept, wide
 
 
 class KernelLayer(torch.autograd.Function):
@@ -59,10 +59,9 @@ class KernelLayer(torch.autograd.Function):
             if not mine:
                 continue
             given = [values[place] for place in places]
-            dtype, given[0] = given[0].dtype, _wide(given[0])
-            got = kernel.gradients(of.to(given[0].dtype), mine, given, spent=True)
+            got = kernel.gradients(of, mine, given, spent=True)
             for index, value in zip(mine, got, strict=True):
-                results[places[index] + 3] = value.to(dtype) if index == 0 else value
+                results[places[index] + 3] = value
         return tuple(results)
 
 
@@ -76,25 +75,21 @@ def _step_alone(
     a layer whose operand is d>.
     """
     mine = [place for place in of_x if place in wanted]
-    if len(mine) != 1 or mine[0] == 0 or values[mine[0]].dim() > 0 or ctx.dtype != values[0].dtype:
+    if len(mine) != 1 or mine[0] == 0 or values[mine[0]].dim() > 0:
         return None
-    derivative = ctx.kernels[0].derivative(of_x.index(mine[0]), [values[place] for place in of_x])
+    derivative = ctx.kernels[0].derivative(of_x.index(mine[0]), [values[place] for place in of_x], ctx.dtype)
     if derivative is None:
         return None
     of_weight = _through_layer(ctx.layer, gradient, derivative, weight, (False, True, False))[1]
-    return mine[0], (of_weight * weight).sum().to(values[mine[0]].dtype)
+    return mine[0], (wide(of_weight) * wide(weight)).sum().to(values[mine[0]].dtype)
 
 
 def _operands(ctx, values: Sequence[Any]) -> tuple[Tensor, Tensor]:
     """The quantized input and weight."""
     (of_x, of_weight), end = ctx.kernels, 3 + ctx.counts
     with torch.no_grad(), _exact(values[0]):
-        operand = of_x.value(_wide(values[0]), *values[3:end]).to(ctx.dtype)
-        return operand, of_weight.value(_wide(values[1]), *values[end:]).to(ctx.dtype)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        operand = of_x.value(values[0], *values[3:end], dtype=ctx.dtype)
+        return operand, of_weight.value(values[1], *values[end:], dtype=ctx.dtype)
 
 
 def _layer_type(x: Tensor) -> torch.dtype:
@@ -113,9 +108,9 @@ def _layer(layer: nn.Module, operand: Tensor, weight: Tensor, bias: Tensor | Non
 def lean(layer: nn.Module, x: Tensor) -> Tensor | None:
     """The layer's output of its float input; ask ``is_lean`` before. None where its quantizers cannot be run again."""
     quantizer, weights = layer.input_quantizer, layer.parametrizations.weight
-    if len(weights) == 1 and (of_weight := own_kernel(weights[0], weights.original)) is not None:
+    if len(weights) == 1 and (of_weight := own_kernel(weights[0], wide(weights.original))) is not None:
         with _exact(x):
-            of_x = own_kernel(quantizer, _wide(x))
+            of_x = own_kernel(quantizer, x)
         if of_x is not None:
             (first, arguments), (second, others) = of_x, of_weight
             values = (x, weights.original, layer.bias, *arguments, *others)

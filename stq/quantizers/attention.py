@@ -13,19 +13,41 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .base import is_recomputing
+from .fused import is_transformed, wide, wide_type
 
 
 def _over(x: Tensor) -> tuple[int, ...]:
     return tuple(range(2, x.dim()))
 
 
-# (N, C) of (N, C, ...); over axes as they are: OpenVINO 2026.4 computes wrong what follows a mean over flattened ones
+class _Mean(torch.autograd.Function):
+    """Over all axes but the first two; its gradient, the same at all positions, takes no memory for each of them."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.shape, ctx.dtype = x.shape, x.dtype
+        return x.mean(_over(x), dtype=wide_type(x.dtype))
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        of_each = (gradient / ctx.shape[2:].numel()).to(ctx.dtype)
+        return of_each.reshape(*ctx.shape[:2], *(1,) * (len(ctx.shape) - 2)).expand(ctx.shape)
+
+
+def _mean(x: Tensor) -> Tensor:
+    return wide(x).mean(_over(x)) if is_transformed() or not x.requires_grad else _Mean.apply(x)
+
+
+# (N, C) of (N, C, ...), in float32 at least; over axes as they are: OpenVINO 2026.4 computes wrong what follows a mean
+# over flattened ones
 SQUEEZES: dict[str, Callable[[Tensor], Tensor]] = {
-    "mean": lambda x: x.mean(_over(x)),
-    "abs": lambda x: x.abs().mean(_over(x)),
-    "max": lambda x: x.amax(_over(x)),
-    "none": lambda x: torch.ones_like(x).amax(_over(x)),  # attends to nothing: what learned constants alone would do
-    "rms": lambda x: (x.square().mean(_over(x)) + 1e-12).sqrt(),
+    "mean": _mean,
+    "abs": lambda x: _mean(x.abs()),
+    "max": lambda x: wide(x.amax(_over(x))),
+    "none": lambda x: wide(
+        torch.ones_like(x).amax(_over(x))
+    ),  # attends to nothing: what learned constants alone would do
+    "rms": lambda x: (_mean(wide(x).square()) + 1e-12).sqrt(),
 }
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .fused import Kernel
+from .fused import Kernel, wide
 from .record import ActivationRecord, WeightRecord, clip, round_ste
 
 FLOAT_BITS = 32  # the bit width that means "leave this in floating point"
@@ -180,9 +180,8 @@ class ActivationQuantizer(_Stateful, ABC):
             raise RuntimeError("not calibrated: call stq.calibrate(model, batch) or load a trained checkpoint first")
         if x.dim() == -self.channel_axis:  # unbatched, as convolutions allow
             return self(x.unsqueeze(0)).squeeze(0)
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         with torch.autocast(x.device.type, enabled=False):  # a code must not depend on the precision of the network
-            return (self.fake_quantize(wide) if self.training else self.evaluate(wide)).to(x.dtype)
+            return (self.fake_quantize(wide(x)) if self.training else self.evaluate(wide(x))).to(x.dtype)
 
     def evaluate(self, x: Tensor) -> Tensor:
         """The forward pass in evaluation: through the static record, so what is measured is what is deployed."""
@@ -213,7 +212,10 @@ class ActivationQuantizer(_Stateful, ABC):
         return function(x, *arguments)
 
     def kernel(self, x: Tensor) -> tuple[Kernel, tuple] | None:
-        """What ``fake_quantize`` is: a ``fused`` function and its arguments after x, small tensors and numbers."""
+        """What ``fake_quantize`` is: a ``fused`` function and its arguments after x, small tensors and numbers.
+
+        x may be in half precision; the tensors among the arguments are float32 all the same.
+        """
         return None
 
     @abstractmethod
@@ -273,10 +275,10 @@ class WeightQuantizer(_Stateful, ABC):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Fake-quantize ``weight``, the same shape and dtype; training and evaluation use the same arithmetic."""
-        if weight.dtype not in (torch.float16, torch.bfloat16) and (found := self.kernel(weight)) is not None:
+        if (found := self.kernel(wide(weight))) is not None:
             function, arguments = found
-            return function(weight, *arguments)
-        codes, scale = self.encode(weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight)
+            return function(weight, *arguments).to(weight.dtype)
+        codes, scale = self.encode(wide(weight))
         return (scale * codes).to(weight.dtype)
 
     @torch.no_grad()

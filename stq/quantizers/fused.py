@@ -19,6 +19,7 @@ from . import native, record
 from .by_autograd import by_autograd
 
 KERNELS = ("plain", "lean", "compiled")
+_HALF = (torch.float16, torch.bfloat16)
 _VARIANTS = 64  # of a kernel: types, ranks, bit widths
 _mode = "plain"
 
@@ -45,7 +46,8 @@ def kernels() -> str:
 class Kernel:
     """A pure function of tensors and numbers, the first a tensor x; each element of the result is of one element of x.
 
-    mean: the result is the mean of that over all axes but the first two, so of shape (N, C).
+    mean: the result is the mean of that over all axes but the first two, so of shape (N, C). x in half precision is
+    taken for what it is in float32, and the result is float32.
     """
 
     def __init__(self, function: Callable[..., Tensor], mean: bool = False):
@@ -54,7 +56,7 @@ class Kernel:
 
     def function(self, *arguments: Any) -> Tensor:
         """As written, operation by operation."""
-        result = self.elementwise(*arguments)
+        result = self.elementwise(wide(arguments[0]), *arguments[1:])
         return result.flatten(2).mean(-1) if self.mean else result
 
     def __call__(self, *arguments: Any) -> Tensor:
@@ -65,14 +67,16 @@ class Kernel:
         """Differentiable, and nothing but the arguments is kept for that, compiled or not."""
         return self.function(*arguments) if is_transformed() else _Fused.apply(self, *arguments)
 
-    def value(self, *arguments: Any) -> Tensor:
-        """Without autograd."""
+    def value(self, *arguments: Any, dtype: torch.dtype | None = None) -> Tensor:
+        """Without autograd; rounded to ``dtype``."""
+        x = arguments[0]
+        dtype = dtype or wide_type(x.dtype)
         if not runs_compiled():
-            return self.function(*arguments)
-        if arguments[0].device.type == "cpu":
-            found = native.value(self.elementwise, arguments, self.mean)
-            return self.function(*arguments) if found is None else found
-        return self._forward(*arguments)
+            return self.function(*arguments).to(dtype)
+        if x.device.type == "cpu":
+            found = native.value(self.elementwise, arguments, self.mean, dtype)
+            return self.function(*arguments).to(dtype) if found is None else found
+        return self._forward(dtype, *arguments)
 
     def gradients(self, gradient: Tensor, wanted: Sequence[int], arguments: Sequence[Any], spent=False) -> list[Tensor]:
         """The gradients of the arguments at the places ``wanted``, of ``gradient`` for the result.
@@ -92,13 +96,15 @@ class Kernel:
                 found = list(self._backward(gradient, tuple(wanted), *arguments))
             finally:
                 record.for_functions = False
-        return by_autograd(self.function, arguments, wanted, gradient) if found is None else found
+        if found is not None:
+            return found
+        return by_autograd(self.function, arguments, wanted, gradient.to(wide_type(arguments[0].dtype)))
 
-    def derivative(self, place: int, arguments: Sequence[Any]) -> Tensor | None:
+    def derivative(self, place: int, arguments: Sequence[Any], dtype: torch.dtype) -> Tensor | None:
         """The gradient of each element of the result to the one number at ``place``; None where it takes a loop."""
         if not runs_compiled() or self.mean:
             return None
-        return native.derivative(self.elementwise, place, arguments)
+        return native.derivative(self.elementwise, place, arguments, dtype)
 
     @staticmethod
     def _of_elements(gradient: Tensor, x: Tensor) -> Tensor:
@@ -107,7 +113,7 @@ class Kernel:
 
     @cached_property
     def _forward(self) -> Callable[..., Tensor]:
-        return _compiled(self.function)
+        return _compiled(lambda dtype, *arguments: self.function(*arguments).to(dtype))
 
     @cached_property
     def _backward(self) -> Callable[..., tuple[Tensor, ...]]:
@@ -119,9 +125,19 @@ class Kernel:
                 return self.function(*given)
 
             _, pull = torch.func.vjp(of_wanted, *(arguments[place] for place in wanted))
-            return pull(gradient)
+            return pull(gradient.to(wide_type(arguments[0].dtype)))
 
         return _compiled(product)
+
+
+def wide_type(dtype: torch.dtype) -> torch.dtype:
+    """In which quantizers compute: float32 for half precision."""
+    return torch.float32 if dtype in _HALF else dtype
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in ``wide_type``."""
+    return x.float() if x.dtype in _HALF else x
 
 
 fused = Kernel  # as a decorator

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from .attention import SQUEEZES, Standardize, batch_mean, is_distributed
 from .base import FLOAT_BITS, is_recomputing, sign_ste
-from .fused import Kernel, fused, fused_mean
+from .fused import Kernel, fused, fused_mean, wide_type
 from .gates import Gate
 from .kept_gates import KeptGates, StoredGate, per_sample, positions, relative
 from .lsq import LSQActivation
@@ -277,20 +277,20 @@ class DoubleStageST(LSQActivation):
 
     def _gain(self, x: Tensor) -> Tensor:
         if self.range_gate is None:
-            return x.new_ones(self._positions(x).shape[:2])
+            return x.new_ones(self._positions(x).shape[:2], dtype=wide_type(x.dtype))
         z = relative(SQUEEZES[self.range_gate.squeeze or self.squeeze](self._positions(x)))
         return 2 * torch.sigmoid(self.range_gate(self.range_standard(z)))
 
     def _threshold(self, v: Tensor) -> Tensor:
         if self.threshold_gate is None:
-            return v.new_zeros(self._positions(v).shape[:2])
+            return v.new_zeros(self._positions(v).shape[:2], dtype=wide_type(v.dtype))
         squeeze = SQUEEZES[self.threshold_gate.squeeze or self.squeeze]
         return self._shift(squeeze(self._positions(clip(v, self.low, self.high))))
 
     def _threshold_of(self, x: Tensor, ratio: Tensor) -> Tensor:
         """``_threshold`` of ``ratio * x``, which is not kept."""
         if self.threshold_gate is None:
-            return x.new_zeros(self._positions(x).shape[:2])
+            return x.new_zeros(self._positions(x).shape[:2], dtype=wide_type(x.dtype))
         is_mean = (self.threshold_gate.squeeze or self.squeeze) == "mean"
         if not is_mean or x.dim() < 3 or self.channel_axis != 1 - x.dim():
             return self._threshold(ratio * x)

@@ -59,6 +59,31 @@ def test_values_and_gradients(shape, layout):
             assert spent or torch.equal(held, gradient)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_bfloat16_is_read_and_written_and_computed_with_in_float32(layout):
+    torch.manual_seed(0)
+    x, ratio, shift, step = operands((6, 5, 7, 3), layout)
+    x[0, 0, 0], x[0, 0, 1] = float("nan"), float("inf")
+    for wide, arguments in ((x, (ratio, shift, step, 0, 7, False)), (x.bfloat16(), (ratio, shift, step, 0, 7, False))):
+        function = rounded_at_thresholds.elementwise
+        expected = function(wide.float(), *arguments)
+        assert torch.equal(native.value(function, (wide, *arguments), False).nan_to_num(9), expected.nan_to_num(9))
+        found = native.value(function, (wide, *arguments), False, torch.bfloat16)
+        assert torch.equal(found.nan_to_num(9), expected.bfloat16().nan_to_num(9))
+    x = torch.randn_like(x).bfloat16()
+    arguments, gradient = (ratio, shift, step, 0, 7, False), torch.randn_like(x)
+    exact = by_autograd(function, (x.float(), *arguments), gradient)
+    for spent in (False, True):
+        of_x, *others = native.gradients(function, gradient.clone(), [0, 1, 2, 3], (x, *arguments), spent)
+        assert of_x.dtype == torch.bfloat16
+        assert ((of_x - exact[0]).abs() <= exact[0].abs() / 256).all()
+        assert all(near(one, other) for one, other in zip(others, exact[1:], strict=True))
+    weight = torch.randn(6, 5, 7, 3)  # float32, its gradient comes from a layer in bfloat16
+    got = native.gradients(weight_to_steps.elementwise, gradient, [0, 1], (weight, step, -4, 3), True)
+    exact = by_autograd(weight_to_steps.function, (weight, step, -4, 3), gradient)
+    assert all(near(one, other) for one, other in zip(got, exact, strict=True))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_weights_through_tanh(dtype):
     torch.manual_seed(0)

@@ -18,19 +18,22 @@ from .source import TYPES, source_of, traced
 _ALONE = 1 << 15  # fewer elements than this are not worth a second thread
 
 
-def value(function: Callable[..., Tensor], arguments: Sequence[Any], mean: bool) -> Tensor | None:
-    """``function`` of its arguments, of the shape of the first; ``mean``: its mean over the axes after the second.
+def value(
+    function: Callable[..., Tensor], arguments: Sequence[Any], mean: bool, dtype: torch.dtype | None = None
+) -> Tensor | None:
+    """``function`` of its arguments, of the shape of the first, in ``dtype`` (by default as it is computed).
 
-    None where it cannot be done here: see ``_call``.
+    mean: its mean over the axes after the second. None where it cannot be done here: see ``_call``.
     """
-    call = _call(function, "sums" if mean else "values", (), None, arguments)
+    x = arguments[0]
+    dtype = dtype or _computed_in(x)
+    call = _call(function, "sums" if mean else "values", (), None, arguments, dtype)
     if call is None:
         return None
-    x = arguments[0]
     if not mean:
-        (found,) = call(arguments, [torch.empty_like(x)])
+        (found,) = call(arguments, [torch.empty_like(x, dtype=dtype)])
         return found
-    (found,) = call(arguments, [x.new_empty(x.shape[:2])])
+    (found,) = call(arguments, [x.new_empty(x.shape[:2], dtype=dtype)])
     return found / prod(x.shape[2:])
 
 
@@ -46,8 +49,8 @@ def gradients(
         spent = False
     elif gradient.stride() != x.stride():
         gradient, spent = torch.empty_like(x).copy_(gradient), True
-    spent = spent and 0 in wanted
-    call = _call(function, "spent" if spent else "gradients", tuple(wanted), gradient, arguments)
+    spent = spent and 0 in wanted and gradient.dtype == x.dtype
+    call = _call(function, "spent" if spent else "gradients", tuple(wanted), gradient, arguments, x.dtype)
     if call is None:
         return None
     results = [torch.empty_like(arguments[place], memory_format=torch.contiguous_format) for place in wanted if place]
@@ -56,40 +59,61 @@ def gradients(
     return call((*arguments, gradient), results)
 
 
-def derivative(function: Callable[..., Tensor], place: int, arguments: Sequence[Any]) -> Tensor | None:
-    """Of each element of the result, its gradient to the single number at ``place``."""
+def derivative(
+    function: Callable[..., Tensor], place: int, arguments: Sequence[Any], dtype: torch.dtype
+) -> Tensor | None:
+    """Of each element of the result, its gradient to the single number at ``place``, in ``dtype``."""
     x = arguments[0]
     one = torch.ones((), dtype=x.dtype).expand_as(x)
-    call = _call(function, "derivative", (place,), one, arguments)
-    return None if call is None else call((*arguments, one), [torch.empty_like(x)])[0]
+    call = _call(function, "derivative", (place,), one, arguments, dtype)
+    return None if call is None else call((*arguments, one), [torch.empty_like(x, dtype=dtype)])[0]
+
+
+def _computed_in(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.dtype == torch.bfloat16 else x.dtype
 
 
 _calls: dict[tuple, Callable | None] = {}
 
 
 def _call(
-    function: Callable[..., Tensor], kind: str, wanted: tuple[int, ...], gradient: Tensor | None, arguments: Sequence
+    function: Callable[..., Tensor],
+    kind: str,
+    wanted: tuple[int, ...],
+    gradient: Tensor | None,
+    arguments: Sequence[Any],
+    dtype: torch.dtype,
 ) -> Callable[[Sequence, list[Tensor]], list[Tensor]] | None:
-    """What runs the loop on operands such as these. None where there is none: on another device, in half precision,
-    for an operation without a line of C, for operands that do not fit three loops, or without a C compiler.
+    """What runs the loop on operands such as these, with a result in ``dtype`` (sums are in that of the loop).
+
+    None where there is none: on another device, in float16, for an operation without a line of C, for operands that do
+    not fit three loops, or without a C compiler. bfloat16 is read and written, and computed with in float32.
     """
     described = [
         (value.shape, value.stride(), value.dtype, value.device.type) if isinstance(value, Tensor) else value
         for value in (*arguments, gradient)
     ]
-    key = (function, kind, wanted, *described)
+    key = (function, kind, wanted, dtype, *described)
     if key not in _calls:
-        _calls[key] = _prepared(function, kind, wanted, gradient, arguments)
+        _calls[key] = _prepared(function, kind, wanted, gradient, arguments, dtype)
     return _calls[key]
 
 
 def _prepared(
-    function: Callable[..., Tensor], kind: str, wanted: tuple[int, ...], gradient: Tensor | None, arguments: Sequence
+    function: Callable[..., Tensor],
+    kind: str,
+    wanted: tuple[int, ...],
+    gradient: Tensor | None,
+    arguments: Sequence[Any],
+    dtype: torch.dtype,
 ) -> Callable[[Sequence, list[Tensor]], list[Tensor]] | None:
     x = arguments[0]
     inputs = [value for value in (*arguments, gradient) if isinstance(value, Tensor)]
-    same = all(value.dtype == x.dtype and value.device.type == "cpu" for value in inputs)
-    if not same or x.dtype not in TYPES or x.numel() == 0:
+    real = _computed_in(x)
+    small = [value for value in arguments[1:] if isinstance(value, Tensor)]
+    fit = all(value.dtype == real for value in small) and all(value.device.type == "cpu" for value in inputs)
+    large = [dtype] if gradient is None else [dtype, gradient.dtype]
+    if not fit or real not in TYPES or any(of not in (real, torch.bfloat16) for of in large) or x.numel() == 0:
         return None
     whole = tuple(x.shape)
     if kind == "sums":
@@ -103,7 +127,9 @@ def _prepared(
         return None
     numbers = tuple(None if isinstance(value, Tensor) else value for value in arguments)
     in_place = kind == "spent"
-    run = _loop(function, numbers, x.dtype, gradient is not None, wanted, plan.inner, plan.summed, in_place)
+    types = [value.dtype for value in inputs] + [real if summed else dtype for summed in plan.summed]
+    half = tuple(of == torch.bfloat16 for of in types)
+    run = _loop(function, numbers, real, gradient is not None, wanted, plan.inner, plan.summed, half, in_place)
     if run is None:
         return None
     places = [place for place, value in enumerate((*arguments, gradient)) if isinstance(value, Tensor)]
@@ -128,11 +154,12 @@ def _loop(
     wanted: tuple[int, ...],
     inner: tuple[bool, ...],
     summed: tuple[bool, ...],
+    half: tuple[bool, ...],
     in_place: bool,
 ) -> Callable | None:
     """The compiled loop; None where an operation has no line of C, or where there is no C compiler."""
     try:
-        source = source_of(traced(function, numbers, dtype, backward, wanted), dtype, inner, summed, in_place)
+        source = source_of(traced(function, numbers, dtype, backward, wanted), dtype, inner, summed, half, in_place)
     except NotImplementedError:
         return None
     return compiled(source)

@@ -62,6 +62,14 @@ static inline float tanh_of(float x) {
 static inline double tanh_of(double x) { return tanh(x); }
 """,
 }
+_BF16 = """
+typedef union { uint32_t bits; float value; } WORD;
+static inline float of_bf16(uint16_t x) { const WORD w = {.bits = (uint32_t)x << 16}; return w.value; }
+static inline uint16_t to_bf16(float x) { /* to the nearest, of two the even one */
+  const WORD w = {.value = x};
+  return x != x ? 0x7fc0 : (uint16_t)((w.bits + 0x7fff + (w.bits >> 16 & 1)) >> 16);
+}
+"""
 _CLIPS = ("clamp", "hardtanh")
 _INERT = ("dtype", "layout", "device", "pin_memory", "memory_format")
 
@@ -84,8 +92,18 @@ def traced(function: Callable[..., Tensor], numbers: tuple, dtype: torch.dtype, 
     return graph
 
 
-def source_of(graph: Graph, dtype: torch.dtype, inner: Sequence[bool], summed: Sequence[bool], in_place: bool) -> str:
-    """The C of a graph over two elements. Raises NotImplementedError for an operation that has no line."""
+def source_of(
+    graph: Graph,
+    dtype: torch.dtype,
+    inner: Sequence[bool],
+    summed: Sequence[bool],
+    half: Sequence[bool],
+    in_place: bool,
+) -> str:
+    """The C of a graph over two elements. Raises NotImplementedError for an operation that has no line.
+
+    half: which operands are in bfloat16.
+    """
     kind, suffix = TYPES[dtype]
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     count = len(inputs)
@@ -102,13 +120,16 @@ def source_of(graph: Graph, dtype: torch.dtype, inner: Sequence[bool], summed: S
                 f"sum += t{index}[t * {size} + i]; ((REAL *)p[{index}])[i] = (REAL)sum; }}\n  free(t{index});"
             )
         else:
-            of = "REAL" if index >= count or (in_place and index == count - 1) else "const REAL"
+            stored = "uint16_t" if half[index] else "REAL"
+            of = stored if index >= count or (in_place and index == count - 1) else f"const {stored}"
             qualifier = "" if in_place and index >= count - 1 else "restrict "
             outer.append(f"{of} *{qualifier}p{index} = ({of} *)p[{index}] + {strides};")
     names: dict[Node, str] = {}
     for index, node in enumerate(inputs):
         names[node] = f"x{index}"
-        (body if inner[index] else outer).append(f"const REAL x{index} = p{index}[{'i' if inner[index] else 0}];")
+        value = f"p{index}[{'i' if inner[index] else 0}]"
+        value = f"of_bf16({value})" if half[index] else value
+        (body if inner[index] else outer).append(f"const REAL x{index} = {value};")
     for node in graph.nodes:
         if node.op == "call_function":
             names[node] = f"v{len(names)}"
@@ -117,7 +138,7 @@ def source_of(graph: Graph, dtype: torch.dtype, inner: Sequence[bool], summed: S
     for index, node in enumerate(found, start=count):
         result = names[node] if isinstance(node, Node) else "0"
         if not summed[index - count]:
-            body.append(f"p{index}[i] = {result};")
+            body.append(f"p{index}[i] = {f'to_bf16({result})' if half[index] else result};")
         elif inner[index]:
             body.append(f"p{index}[i] += {result};")
         else:
@@ -127,11 +148,13 @@ def source_of(graph: Graph, dtype: torch.dtype, inner: Sequence[bool], summed: S
     reduction = f" reduction(+:{','.join(sums)})" if sums else ""
     new = "\n    "
     return f"""#include <math.h>
+#include <stdint.h>
 #include <stdlib.h>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 typedef {kind} REAL;
+{_BF16 if any(half) else ""}
 {_TANH[dtype] if any("tanh_of" in line for line in body) else ""}
 void run(const long *d, void **p, int threads) {{
   const long blocks = (d[2] + {BLOCK - 1}) / {BLOCK}, units = d[0] * d[1] * blocks;
