@@ -70,9 +70,9 @@ def test_lean_under_autocast_and_double():
 def kept(model, x, half: bool) -> int:
     """Bytes alive after the forward pass and before the backward pass, by the allocator's count."""
     for _ in range(2):
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as found:
-            with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                loss = model(x).float().logsumexp(1).sum()
+        counted = profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True)
+        with counted as found, torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = model(x).float().logsumexp(1).sum()
         total = sum(event.self_cpu_memory_usage for event in found.key_averages())
         loss.backward()
         del loss

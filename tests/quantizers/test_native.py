@@ -11,7 +11,7 @@ from stq.quantizers.squeeze_threshold import mean_of_clipped, rounded_at_thresho
 
 pytestmark = pytest.mark.skipif(native.compiler() is None, reason="no C compiler")
 
-SHAPES = [(6, 5, 7, 3), (2, 3), (40, 16, 8, 9), (3, 70, 2), (3, 4, 40, 40)]
+SHAPES = [(6, 5, 7, 3), (2, 3), (40, 16, 8, 9), (3, 70, 2), (3, 4, 40, 40), (5, 300, 3, 3), (6, 4, 1, 1)]
 
 
 def operands(shape, layout=torch.contiguous_format):
@@ -59,11 +59,12 @@ def test_values_and_gradients(shape, layout):
             assert spent or torch.equal(held, gradient)
 
 
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if len(shape) == 4])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_bfloat16_is_read_and_written_and_computed_with_in_float32(layout):
+def test_bfloat16_is_read_and_written_and_computed_with_in_float32(shape, layout):
     torch.manual_seed(0)
-    x, ratio, shift, step = operands((6, 5, 7, 3), layout)
-    x[0, 0, 0], x[0, 0, 1] = float("nan"), float("inf")
+    x, ratio, shift, step = operands(shape, layout)
+    x[0, 0, 0], x[0, 1, 0] = float("nan"), float("inf")
     for wide, arguments in ((x, (ratio, shift, step, 0, 7, False)), (x.bfloat16(), (ratio, shift, step, 0, 7, False))):
         function = rounded_at_thresholds.elementwise
         expected = function(wide.float(), *arguments)
@@ -78,7 +79,7 @@ def test_bfloat16_is_read_and_written_and_computed_with_in_float32(layout):
         assert of_x.dtype == torch.bfloat16
         assert ((of_x - exact[0]).abs() <= exact[0].abs() / 256).all()
         assert all(near(one, other) for one, other in zip(others, exact[1:], strict=True))
-    weight = torch.randn(6, 5, 7, 3)  # float32, its gradient comes from a layer in bfloat16
+    weight = torch.randn(shape)  # float32, its gradient comes from a layer in bfloat16
     got = native.gradients(weight_to_steps.elementwise, gradient, [0, 1], (weight, step, -4, 3), True)
     exact = by_autograd(weight_to_steps.function, (weight, step, -4, 3), gradient)
     assert all(near(one, other) for one, other in zip(got, exact, strict=True))

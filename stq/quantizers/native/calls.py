@@ -127,9 +127,11 @@ def _prepared(
         return None
     numbers = tuple(None if isinstance(value, Tensor) else value for value in arguments)
     in_place = kind == "spent"
-    types = [value.dtype for value in inputs] + [real if summed else dtype for summed in plan.summed]
+    types = [value.dtype for value in inputs] + [dtype if of is None else real for of in made]
     half = tuple(of == torch.bfloat16 for of in types)
-    run = _loop(function, numbers, real, gradient is not None, wanted, plan.inner, plan.summed, half, in_place)
+    run = _loop(
+        function, numbers, real, gradient is not None, wanted, plan.inner, plan.summed, plan.by_row, half, in_place
+    )
     if run is None:
         return None
     places = [place for place, value in enumerate((*arguments, gradient)) if isinstance(value, Tensor)]
@@ -154,12 +156,15 @@ def _loop(
     wanted: tuple[int, ...],
     inner: tuple[bool, ...],
     summed: tuple[bool, ...],
+    by_row: tuple[bool, ...] | None,
     half: tuple[bool, ...],
     in_place: bool,
 ) -> Callable | None:
     """The compiled loop; None where an operation has no line of C, or where there is no C compiler."""
     try:
-        source = source_of(traced(function, numbers, dtype, backward, wanted), dtype, inner, summed, half, in_place)
+        source = source_of(
+            traced(function, numbers, dtype, backward, wanted), dtype, inner, summed, by_row, half, in_place
+        )
     except NotImplementedError:
         return None
     return compiled(source)

@@ -9,6 +9,7 @@ from math import prod
 from typing import Any
 
 BLOCK = 4096  # elements that are summed in the precision of the elements
+_SHORT = 16  # elements of an innermost loop that is not worth to be one
 
 
 @dataclass(frozen=True)
@@ -16,11 +17,14 @@ class Plan:
     """How three nested loops run over all operands: sizes, then for each operand its two outer strides; see ``source``.
 
     inner: for each operand whether it has a value for each step of the innermost loop. summed: which results are sums.
+    by_row: where the innermost loop is short, and its steps and those around it are one loop, for each operand whether
+    it has a value for each of those around it; None where the innermost loop is a loop of its own.
     """
 
     geometry: Any
     inner: tuple[bool, ...]
     summed: tuple[bool, ...]
+    by_row: tuple[bool, ...] | None
     units: int
 
 
@@ -53,11 +57,15 @@ def plan_of(inputs: tuple, results: tuple, shape: tuple[int, ...]) -> Plan | Non
             rows.insert(0, 0)
     if len(sizes) > 3 or any(rows[2] not in (0, 1) for rows in strides):
         return None
-    summed = tuple(of is not None for of in results)
+    summed = tuple(of is not None and prod(of) < prod(shape) for of in results)
     sums = [0] * len(inputs) + [0 if of is None else prod(of) for of in results]
     flat = [*sizes, *(number for rows, size in zip(strides, sums, strict=True) for number in (*rows[:2], size))]
-    units = sizes[0] * sizes[1] * -(-sizes[2] // BLOCK)
-    return Plan((ctypes.c_long * len(flat))(*flat), tuple(rows[2] == 1 for rows in strides), summed, units)
+    inner = tuple(rows[2] == 1 for rows in strides)
+    even = all(rows[1] == sizes[2] if each else rows[1] < 2 for rows, each in zip(strides, inner, strict=True))
+    by_row = tuple(rows[1] != 0 for rows in strides) if even and 1 < sizes[2] < _SHORT else None
+    row = sizes[2] if by_row is None else sizes[1] * sizes[2]
+    units = sizes[0] * sizes[1] * sizes[2] // row * -(-row // BLOCK)
+    return Plan((ctypes.c_long * len(flat))(*flat), inner, summed, by_row, units)
 
 
 def _contiguous(shape: Sequence[int]) -> tuple[int, ...]:

@@ -70,6 +70,27 @@ static inline uint16_t to_bf16(float x) { /* to the nearest, of two the even one
   return x != x ? 0x7fc0 : (uint16_t)((w.bits + 0x7fff + (w.bits >> 16 & 1)) >> 16);
 }
 """
+# which elements a unit of work has: n from ``from`` on in a row, or all of so many rows from b on
+_LONG_ROWS = f"const long blocks = (d[2] + {BLOCK - 1}) / {BLOCK}, units = d[0] * d[1] * blocks;"
+_LONG_UNIT = f"""const long line = unit / blocks, a = line / d[1], b = line % d[1], from = unit % blocks * {BLOCK};
+    const long n = d[2] - from < {BLOCK} ? d[2] - from : {BLOCK};"""
+_SHORT_ROWS = f"""const long most = {BLOCK} / d[2] < d[1] ? {BLOCK} / d[2] : d[1];
+  const long blocks = (d[1] + most - 1) / most, units = d[0] * blocks;
+  int row[{BLOCK}];
+  for (long r = 0; r < most; r++)
+    for (long i = 0; i < d[2]; i++) row[r * d[2] + i] = (int)r;"""
+_SHORT_UNIT = """const long a = unit / blocks, b = unit % blocks * most, from = 0;
+    const long rows = d[1] - b < most ? d[1] - b : most, n = rows * d[2];
+    (void)rows;"""
+_ADD_ROWS = """
+static inline void add_rows(double *to, const REAL *from, long rows, long n) {
+  for (long r = 0; r < rows; r++) {
+    REAL sum = 0;
+    for (long i = 0; i < n; i++) sum += from[r * n + i];
+    to[r] += sum;
+  }
+}
+"""
 _CLIPS = ("clamp", "hardtanh")
 _INERT = ("dtype", "layout", "device", "pin_memory", "memory_format")
 
@@ -97,12 +118,13 @@ def source_of(
     dtype: torch.dtype,
     inner: Sequence[bool],
     summed: Sequence[bool],
+    by_row: Sequence[bool] | None,
     half: Sequence[bool],
     in_place: bool,
 ) -> str:
     """The C of a graph over two elements. Raises NotImplementedError for an operation that has no line.
 
-    half: which operands are in bfloat16.
+    inner, summed, by_row: of the operands, see ``Plan``. half: which are in bfloat16.
     """
     kind, suffix = TYPES[dtype]
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
@@ -127,9 +149,10 @@ def source_of(
     names: dict[Node, str] = {}
     for index, node in enumerate(inputs):
         names[node] = f"x{index}"
-        value = f"p{index}[{'i' if inner[index] else 0}]"
+        each = inner[index] or (by_row is not None and by_row[index])
+        value = f"p{index}[{'i' if inner[index] else 'row[i]' if each else 0}]"
         value = f"of_bf16({value})" if half[index] else value
-        (body if inner[index] else outer).append(f"const REAL x{index} = {value};")
+        (body if each else outer).append(f"const REAL x{index} = {value};")
     for node in graph.nodes:
         if node.op == "call_function":
             names[node] = f"v{len(names)}"
@@ -141,6 +164,10 @@ def source_of(
             body.append(f"p{index}[i] = {f'to_bf16({result})' if half[index] else result};")
         elif inner[index]:
             body.append(f"p{index}[i] += {result};")
+        elif by_row is not None and by_row[index]:
+            outer.append(f"REAL of{index}[{BLOCK}];")
+            body.append(f"of{index}[i] = {result};")
+            after.append(f"add_rows(p{index}, of{index}, rows, d[2]);")
         else:
             sums.append(f"s{index}")
             body.append(f"s{index} += {result};")
@@ -154,10 +181,11 @@ def source_of(
 #include <omp.h>
 #endif
 typedef {kind} REAL;
+{_ADD_ROWS if by_row else ""}
 {_BF16 if any(half) else ""}
 {_TANH[dtype] if any("tanh_of" in line for line in body) else ""}
 void run(const long *d, void **p, int threads) {{
-  const long blocks = (d[2] + {BLOCK - 1}) / {BLOCK}, units = d[0] * d[1] * blocks;
+  {_SHORT_ROWS if by_row else _LONG_ROWS}
   {(new[:-2]).join(before)}
 #ifdef _OPENMP
 #pragma omp parallel for num_threads(threads) schedule(static) if(threads > 1)
@@ -168,8 +196,7 @@ void run(const long *d, void **p, int threads) {{
 #else
     const long thread = 0;
 #endif
-    const long row = unit / blocks, a = row / d[1], b = row % d[1], from = unit % blocks * {BLOCK};
-    const long n = d[2] - from < {BLOCK} ? d[2] - from : {BLOCK};
+    {_SHORT_UNIT if by_row else _LONG_UNIT}
     (void)thread;
     {new.join(outer)}
     {new.join(f"REAL {name} = 0;" for name in sums)}
