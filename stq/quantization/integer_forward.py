@@ -25,6 +25,11 @@ from .lean_layer import is_lean, lean
 _PLAIN = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Linear.forward, timm.layers.Linear.forward, *standardized.FORWARDS)
 
 
+def install(kind: type[nn.Module]) -> None:
+    """Make ``forward`` that of all layers of this class."""
+    kind.forward_without_quantizers, kind.forward = kind.forward, forward
+
+
 def forward(layer: nn.Module, input: Tensor) -> Tensor:
     """In place of the ``forward`` of a quantized layer. input: fake-quantized, as the layer's pre-hook gives it.
 
@@ -87,8 +92,7 @@ def received_weight(layer: nn.Module) -> Tensor:
 
 def plain_forward(layer: nn.Module) -> Callable:
     """The ``forward`` of the layer's type, as it is without quantizers; takes the layer as its first argument."""
-    own = (kind.__dict__.get("forward", forward) for kind in type(layer).__mro__)
-    return next(found for found in own if found is not forward)
+    return getattr(type(layer), "forward_without_quantizers", type(layer).forward)
 
 
 def _reads_codes(layer: nn.Module) -> bool:

@@ -93,9 +93,10 @@ def _operands(ctx, values: Sequence[Any]) -> tuple[Tensor, Tensor]:
 
 
 def _layer_type(x: Tensor) -> torch.dtype:
-    """In which the layer computes."""
+    """In which the layer computes; autocast leaves float64."""
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    cast = torch.is_autocast_enabled(kind) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(kind) if cast else x.dtype
 
 
 def _layer(layer: nn.Module, operand: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -219,6 +220,4 @@ def is_lean(layer: nn.Module, x: Tensor) -> bool:
     known = isinstance(quantizer, ActivationQuantizer) and quantizer.training
     if not known or getattr(layer, "padding_mode", "zeros") != "zeros" or isinstance(getattr(layer, "padding", 0), str):
         return False
-    return x.dim() == (2 if isinstance(layer, nn.Linear) else len(layer.kernel_size) + 2) or isinstance(
-        layer, nn.Linear
-    )
+    return x.dim() >= 2 if isinstance(layer, nn.Linear) else x.dim() == len(layer.kernel_size) + 2

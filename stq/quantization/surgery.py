@@ -140,7 +140,7 @@ def _attach(layer: nn.Module, activations: ActivationQuantizer | None, weights: 
             parametrize.register_parametrization(layer, "weight", standardized.Standardized(layer), unsafe=True)
         parametrize.register_parametrization(layer, "weight", weights.train(layer.training), unsafe=True)
         guard_weight(layer)
-        type(layer).forward = integer_forward.forward  # of the class that the parametrization has made for this layer
+        integer_forward.install(type(layer))  # the class that the parametrization has made for this layer
 
 
 def _quantize_input(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:

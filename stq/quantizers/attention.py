@@ -102,4 +102,4 @@ class Standardize(nn.Module):
                 mean = batch_mean(z)
                 self.mean.lerp_(mean.to(self.mean.dtype), weight)
                 self.variance.lerp_(batch_mean((z - mean).square()).to(self.variance.dtype), weight)
-        return ((z - self.mean) / (self.variance + 1e-10).sqrt()).clamp(-3, 3).to(z.dtype)
+        return ((z - self.mean) / (wide(self.variance) + 1e-10).sqrt()).clamp(-3, 3).to(z.dtype)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from . import native, record
 from .by_autograd import by_autograd
@@ -57,7 +58,7 @@ class Kernel:
     def function(self, *arguments: Any) -> Tensor:
         """As written, operation by operation."""
         result = self.elementwise(wide(arguments[0]), *arguments[1:])
-        return result.flatten(2).mean(-1) if self.mean else result
+        return result.mean(tuple(range(2, result.dim()))) if self.mean else result
 
     def __call__(self, *arguments: Any) -> Tensor:
         """Differentiable."""
@@ -65,6 +66,8 @@ class Kernel:
 
     def recomputed(self, *arguments: Any) -> Tensor:
         """Differentiable, and nothing but the arguments is kept for that, compiled or not."""
+        if torch.compiler.is_compiling():
+            return checkpoint(self.function, *arguments, use_reentrant=False)
         return self.function(*arguments) if is_transformed() else _Fused.apply(self, *arguments)
 
     def value(self, *arguments: Any, dtype: torch.dtype | None = None) -> Tensor:

@@ -71,7 +71,7 @@ class LSQActivation(ActivationQuantizer):
 
     def gradient_scale(self, x: Tensor) -> float:
         """``1 / sqrt(N Qp)`` with N features per sample."""
-        return 1 / math.sqrt(x[:1].numel() * self.high)
+        return 1 / math.sqrt(max(x.shape[1:].numel(), 1) * self.high)
 
     def step(self, x: Tensor) -> Tensor:
         """The step, shape (), with its gradient scaled."""

@@ -67,6 +67,41 @@ def test_lean_under_autocast_and_double():
     assert all(torch.equal(plain[name], lean[name]) for name in plain)
 
 
+@pytest.mark.parametrize("method", ["lsq", "double_st_frozen"])
+@pytest.mark.parametrize("shape", [(5,), (2, 3, 5)])
+def test_linear_layers_take_single_samples_and_sequences(method, shape):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
+    stq.calibrate(stq.quantize(model, method), torch.randn(4, 5))
+    (plain, _), (lean, _) = (step(model, torch.randn(shape), mode) for mode in ("plain", "lean"))
+    assert plain.keys() == lean.keys()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_double_precision_is_left_by_autocast(method):
+    torch.manual_seed(0)
+    model = stq.quantize(awaken(small_network()), method)
+    x = torch.randn(8, 1, 8, 8).double()
+    stq.calibrate(model, x.float())
+    (plain, _), (lean, _) = (step(model.double(), x, mode, autocast=True) for mode in ("plain", "lean"))
+    assert all(torch.equal(plain[name], lean[name]) for name in plain)
+
+
+@pytest.mark.parametrize("method", ["lsq", "double_st", "pact"])
+def test_a_batch_without_samples(method):
+    model = stq.quantize(awaken(small_network()), method)
+    stq.calibrate(model, torch.randn(8, 1, 8, 8))
+    for mode in ("plain", "lean", "compiled"):
+        found, _ = step(model, torch.randn(0, 1, 8, 8), mode)
+        assert found["x"].shape == (0, 1, 8, 8)
+
+
+def test_statistics_that_do_not_vary_are_no_trouble_in_half_precision():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    stq.calibrate(stq.quantize(model, "double_st"), torch.randn(3, 4))
+    assert torch.isfinite(model.train().half()(torch.randn(1, 4).half())).all()
+
+
 def kept(model, x, half: bool) -> int:
     """Bytes alive after the forward pass and before the backward pass, by the allocator's count."""
     for _ in range(2):

@@ -10,6 +10,7 @@ from timm.layers import Conv2dSame
 from torch import nn
 
 import stq
+from stq.models import resnet8
 from stq.quantization.surgery import float_weight, input_quantizer, weight_quantizer
 from stq.quantizers import ActivationQuantizer
 
@@ -136,6 +137,16 @@ def test_torch_compile_takes_it_without_a_graph_break(method, training):
     assert torch.equal(compiled(x), twin(x)) if training else torch.allclose(compiled(x), twin(x), rtol=1e-5, atol=1e-6)
     for mine, other in zip(model.buffers(), twin.buffers(), strict=True):
         assert torch.equal(mine, other)
+
+
+@pytest.mark.parametrize("method", ["lsq", "double_st"])
+def test_torch_compile_takes_blocks_of_a_network_without_a_graph_break(method):
+    torch.compiler.reset()
+    model = stq.quantize(resnet8(width=4), method)
+    x = torch.rand(2, 3, 8, 8)
+    stq.calibrate(model, x)
+    found = torch.compile(model.train(), fullgraph=True, backend="eager")(x)
+    assert found.shape == (2, 10)
 
 
 @pytest.mark.parametrize("method", METHODS)

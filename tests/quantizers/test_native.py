@@ -79,6 +79,11 @@ def test_bfloat16_is_read_and_written_and_computed_with_in_float32(shape, layout
         assert of_x.dtype == torch.bfloat16
         assert ((of_x - exact[0]).abs() <= exact[0].abs() / 256).all()
         assert all(near(one, other) for one, other in zip(others, exact[1:], strict=True))
+    of_other_layout = gradient.float().contiguous(memory_format=torch.channels_last)
+    got = native.gradients(function, of_other_layout, [3], (x, *arguments), False)
+    assert near(got[0], by_autograd(function, (x.float(), *arguments), of_other_layout)[3])
+    found = native.value(mean_of_clipped.elementwise, (x, ratio, 0, 7), True, torch.bfloat16)
+    assert torch.equal(found, native.value(mean_of_clipped.elementwise, (x, ratio, 0, 7), True).bfloat16())
     weight = torch.randn(shape)  # float32, its gradient comes from a layer in bfloat16
     got = native.gradients(weight_to_steps.elementwise, gradient, [0, 1], (weight, step, -4, 3), True)
     exact = by_autograd(weight_to_steps.function, (weight, step, -4, 3), gradient)

@@ -26,15 +26,16 @@ def value(
     mean: its mean over the axes after the second. None where it cannot be done here: see ``_call``.
     """
     x = arguments[0]
-    dtype = dtype or _computed_in(x)
-    call = _call(function, "sums" if mean else "values", (), None, arguments, dtype)
+    real = _computed_in(x)
+    dtype = dtype or real
+    call = _call(function, "sums" if mean else "values", (), None, arguments, real if mean else dtype)
     if call is None:
         return None
     if not mean:
         (found,) = call(arguments, [torch.empty_like(x, dtype=dtype)])
         return found
-    (found,) = call(arguments, [x.new_empty(x.shape[:2], dtype=dtype)])
-    return found / prod(x.shape[2:])
+    (found,) = call(arguments, [x.new_empty(x.shape[:2], dtype=real)])
+    return (found / prod(x.shape[2:])).to(dtype)
 
 
 def gradients(
@@ -48,7 +49,7 @@ def gradients(
     if 0 in gradient.stride():  # the same for many elements
         spent = False
     elif gradient.stride() != x.stride():
-        gradient, spent = torch.empty_like(x).copy_(gradient), True
+        gradient, spent = torch.empty_like(x, dtype=gradient.dtype).copy_(gradient), True
     spent = spent and 0 in wanted and gradient.dtype == x.dtype
     call = _call(function, "spent" if spent else "gradients", tuple(wanted), gradient, arguments, x.dtype)
     if call is None:
