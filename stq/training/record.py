@@ -9,13 +9,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from ..deploy.cost import Cost, SizeReport, cost, model_size
 from ..quantizers import get_method
 from ..results.runs.config_hash import covered, cut_short
 from ..results.runs.identity import Identity
 from ..results.runs.result_file import OPTIONAL_KEYS, SCHEMA_VERSION
+from ..storage.content_hash import digest
 from .build import is_quantized, plain
 from .provenance import command, git_commit, hardware, versions
 
@@ -69,15 +70,14 @@ def model_name(cfg: DictConfig) -> str:
     return str(cfg.model.get("name") or str(cfg.model.get("_target_")).rpartition(".")[2])
 
 
-_costs: dict[tuple, Cost] = {}  # of this process: jobs of a sweep that differ in their seeds cost the same
+_costs: dict[tuple, Cost] = {}  # of this process: jobs of a sweep that differ in nothing but their seeds cost the same
 
 
 def cost_of(cfg: DictConfig, model: torch.nn.Module, data: pl.LightningDataModule) -> dict[str, Any]:
     """Size, and the cost of one input where that can be told: a run that has been trained is not lost for it."""
     input_size = (data.in_chans, data.image_size, data.image_size)
-    shapes = tuple((name, value.shape) for name, value in model.state_dict().items())
-    key = (OmegaConf.to_yaml(cfg.model, resolve=True), str(model), shapes, input_size)
     try:
+        key = (digest(covered(cfg, without=("seed",))), str(model), input_size)
         if key not in _costs:
             _costs[key] = cost(model, input_size)
     except Exception as error:  # the model's own code runs in there, and is traced

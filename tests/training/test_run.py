@@ -68,13 +68,15 @@ def test_the_cost_is_counted_once_for_networks_that_cost_the_same(runs, monkeypa
     counted = []
     monkeypatch.setattr("stq.training.record.cost", lambda model, size: counted.append(size) or cost(model, size))
     monkeypatch.setattr("stq.training.record._costs", {})
-    of_jobs = [("seed=0", "bits=2"), ("seed=1", "bits=2"), ("seed=0", "bits=3")]
+    frozen = "quantizer.settings.inference=static"
+    of_jobs = [("seed=0", "bits=2"), ("seed=1", "bits=2"), ("seed=0", "bits=3"), ("seed=0", "bits=2", frozen)]
     found = [
         train(compose_config(runs, "init=scratch", "trainer.max_epochs=0", *job, folder="_".join(job)))
         for job in of_jobs
     ]
-    assert len(counted) == 2
+    assert len(counted) == 3
     assert found[0]["bops"] == found[1]["bops"] < found[2]["bops"]
+    assert found[3]["size_bytes"] < found[0]["size_bytes"]  # without the gates
 
 
 def test_accuracy_is_that_of_the_selected_checkpoint_counted_by_hand(finished):
