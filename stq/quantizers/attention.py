@@ -44,9 +44,8 @@ SQUEEZES: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": _mean,
     "abs": lambda x: _mean(x.abs()),
     "max": lambda x: wide(x.amax(_over(x))),
-    "none": lambda x: wide(
-        torch.ones_like(x).amax(_over(x))
-    ),  # attends to nothing: what learned constants alone would do
+    # attends to nothing: what learned constants alone would do
+    "none": lambda x: wide(torch.ones_like(x).amax(_over(x))),
     "rms": lambda x: (_mean(wide(x).square()) + 1e-12).sqrt(),
 }
 
