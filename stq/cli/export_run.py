@@ -124,7 +124,7 @@ def _compared(
     equal = int((found == expected).sum())
     told = f"{equal} of {len(expected)} predictions of the file equal the trained model's"
     if equal < len(expected) and format in ("qdq", "openvino", "tensorrt"):
-        told += " (the runtime rounds by itself: it divides by steps, and rounds biases to products of scales)"
+        told += " (the runtime rounds by itself: it divides by steps, and may round biases to products of scales)"
     return told
 
 

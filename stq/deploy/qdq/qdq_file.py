@@ -4,7 +4,7 @@
 
 Fewer than 8 bits sit in the 8-bit types; the Clip of real values keeps their range (between QuantizeLinear and
 DequantizeLinear it would keep runtimes from fusing). Runtimes compute the same codes but for ties: they divide by the
-step where the model multiplies with its inverse.
+step where the model multiplies with its inverse. ``whole_biases`` readies biases for ONNX Runtime, which rounds them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from ..about import About
-from ..integer.saturation import INT16_MAX, largest_magnitude
+from ..integer.gains import gains_into_layers
 from ..network import Network, Node
 from ..onnx.fake_quantized import FakeQuantizedWriter, Quantizer
+from .whole_biases import largest_factor, whole_biases
 
 
 def export_qdq(network: Network, input_size: tuple[int, ...], path: Path, about: About) -> Path:
@@ -28,6 +29,9 @@ class QdqWriter(FakeQuantizedWriter):
     """uint8 activations alone, since ONNX Runtime fuses layers whose input and output are of one type."""
 
     target = "QDQ"
+
+    def __init__(self, network: Network, input_size: tuple[int, ...], about: About):
+        super().__init__(whole_biases(gains_into_layers(network), input_size), input_size, about)
 
     def quantizer(self, node: Node, x: str, found: Quantizer) -> str:
         """Clip, QuantizeLinear, DequantizeLinear."""
@@ -49,27 +53,10 @@ class QdqWriter(FakeQuantizedWriter):
         return np.uint8, 0, 255
 
     def weights(self, layer: Node, codes: np.ndarray, scale: np.ndarray, channel: int) -> str:
-        """int8 through DequantizeLinear.
-
-        Small codes are stored times a power of two, with a scale that is smaller by as much: the same weights, but a
-        runtime that rounds biases to the products of both scales (as ONNX Runtime does) then rounds to finer ones.
-        """
+        """int8 through DequantizeLinear, times a power of two where they are small, with a scale smaller by as much."""
         if codes.min(initial=0) < -128 or codes.max(initial=0) > 127:
             raise self.refused(layer.name, "its 8-bit weights are odd codes to 255", "weight_method=lsq fits int8")
-        factor = self._factor(layer, codes)
+        factor = largest_factor(self.network, layer)
         stored = self.constant(codes * factor, np.int8, f"{layer.name}.weight")
         scales, zeros = self.constant(scale / factor, np.float32), self.constant(np.zeros(len(scale)), np.int8)
         return self.emit("DequantizeLinear", stored, scales, zeros, axis=channel)
-
-    def _factor(self, layer: Node, codes: np.ndarray) -> int:
-        """The largest power of two for which weights fit int8 and no kernel's sums of two products exceed 16 bits."""
-        found, factor = self.found[layer.inputs[0]], 1
-        inputs = max(abs(found.low), found.high)
-        while (
-            codes.min(initial=0) * 2 * factor >= -128
-            and codes.max(initial=0) * 2 * factor <= 127
-            and 2 * inputs * 2 * factor * largest_magnitude(codes) <= INT16_MAX
-            and self.network.bounds[layer.name] * 2 * factor < 2**31
-        ):
-            factor *= 2
-        return factor

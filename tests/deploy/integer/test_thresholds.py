@@ -6,7 +6,7 @@ from torch import nn
 import stq
 from stq.deploy.integer.freeze import freeze
 from stq.deploy.integer.inference import run
-from stq.deploy.integer.requantize import fit
+from stq.deploy.integer.requantize import fit, fit_channels
 from stq.deploy.integer.thresholds import fuse, real_thresholds
 from tests.small_networks import awaken, calibrated, small_network
 
@@ -83,15 +83,16 @@ def test_real_thresholds_are_the_first_floats_of_their_codes(method):
                 assert bool((codes >= code).all() if x is at else (codes <= code).all())
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4])
-def test_requantization_reproduces_every_accumulator(bits):
+@pytest.mark.parametrize(("bits", "lowest"), [(1, 0), (2, 0), (4, 0), (1, -1), (2, -2), (3, -3), (4, 2)])
+def test_requantization_reproduces_every_accumulator(bits, lowest):
     _, fused, threshold = chain(1.1, bits)
     bound = fused.bounds["0"]
     reader = fused["3"]
-    found = fit(threshold, reader["code_gain"], bound, 32)
+    gain = 1 if lowest else reader["code_gain"]
+    found = fit_channels(threshold, bound, 32, lowest) if lowest else fit(threshold, gain, bound, 32)
     accumulators = np.arange(-bound, bound + 1)
     kernel = (found.factor * accumulators + found.bias[0]).astype(np.float32) * found.multiplier[0]
     levels = threshold.arrays["thresholds"].shape[1]
-    stored = np.clip(np.rint(kernel), 0, levels * reader["code_gain"])
+    stored = np.clip(np.rint(kernel), lowest, lowest + levels * gain)
     codes = (accumulators[:, None] >= threshold.arrays["thresholds"][0]).sum(1)
-    assert np.array_equal(stored, codes * reader["code_gain"])
+    assert np.array_equal(stored, codes * gain + lowest)
