@@ -28,8 +28,8 @@ def float_network(source: str, name: str, pixels: int, images: int = 16) -> nn.M
     return model.eval()
 
 
-def quantized(model: nn.Module, pixels: int, images: int = 16, **settings) -> nn.Module:
-    """The network quantized by LSQ, calibrated on noise, in evaluation."""
-    model = stq.quantize(model, "lsq", **settings)
+def quantized(model: nn.Module, pixels: int, images: int = 16, method: str = "lsq", **settings) -> nn.Module:
+    """The network quantized, calibrated on noise, in evaluation."""
+    model = stq.quantize(model, method, **settings)
     stq.calibrate(model, torch.randn(images, 3, pixels, pixels))
     return model.eval()

@@ -84,7 +84,8 @@ class LowRankGate(ChannelGate):
 
     def map(self, z: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
         """C (1 + 2 rank) multiplications."""
-        return super().map(z, parameters) + F.linear(F.linear(z, parameters["down"]), parameters["up"])
+        between = F.linear(F.linear(z, parameters["down"]), parameters["up"], parameters["bias"])
+        return parameters["weight"] * z + between
 
 
 @register_gate("eca")

@@ -1,11 +1,12 @@
 """Gates that stay at inference, as they are stored and computed in a deployed network.
 
-    x' = g x        g = 2 sigmoid(u1) to the nearest 1/128,  u1 = gate 1 of the squeezed x        if stage 1 stays
-    x" = x' - t s   t = t_max tanh(u2) to the nearest 1/64,  u2 = gate 2 of the squeezed codes    if stage 2 stays
+    v = g x / s    g = 2 sigmoid(u1) to the nearest 1/128,  u1 = gate 1 of the squeezed x        if stage 1 stays
+    v - t          t = t_max tanh(u2) to the nearest 1/64,  u2 = gate 2 of the squeezed clip(v)  if stage 2 stays
 
-What follows quantizes x" with a static record. Parameters of a gate are int8 with a scale each, the mean and the
-inverse deviation that standardize its input are float16. Gain and shift are rounded so that every runtime, whatever
-the order of its sums, comes to the same.
+A static record that rounds codes quantizes the result, which is in codes. Parameters of a gate are int8 with a scale
+each, the mean and the inverse deviation that standardize its input are float16. Gain and shift are rounded so that
+every runtime, whatever the order of its sums, comes to the same. Constants are put together where they can be: in an
+ONNX file each operation on a few channels costs as much as one on a small picture.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ class StoredGate(nn.Module):
 
 
 class KeptGates(nn.Module):
-    """The stages that stay, of a layer whose channels are on an axis counted from the end; maps x to x".
+    """The stages that stay, of a layer whose channels are on an axis counted from the end; maps x to codes, unrounded.
 
-    gain: codes per unit of x', shape () or (C,). mean_gain, mean_shift: what the stages give on average, (C,).
+    gain: codes per unit of ``g x``, shape () or (C,). mean_gain, mean_shift: g and t on average, (C,).
     """
 
     def __init__(
@@ -81,12 +82,13 @@ class KeptGates(nn.Module):
         self.range_gate, self.threshold_gate = range_gate, threshold_gate
         self.low, self.high, self.levels = low, high, levels
         self.t_max, self.channel_axis = t_max, channel_axis
-        self._gain, self._mean_gain, self._mean_shift = [gain], [mean_gain], [mean_shift]  # the record has them
+        self.register_buffer("gain", gain)
+        self._mean_gain, self._mean_shift = [mean_gain], [mean_shift]  # lists: not stored
 
     @property
     def mean_gain(self) -> Tensor:
-        """(C,), ones where stage one does not stay."""
-        return self._mean_gain[0]
+        """(C,), in codes per unit of x."""
+        return self.gain * self._mean_gain[0]
 
     @property
     def mean_shift(self) -> Tensor:
@@ -95,7 +97,7 @@ class KeptGates(nn.Module):
 
     @property
     def stored_bytes(self) -> int:
-        """Of all codes and statistics."""
+        """Of all codes, statistics and the gain."""
         return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers())
 
     def multiplications(self, elements: int) -> int:
@@ -104,17 +106,19 @@ class KeptGates(nn.Module):
         return sum(stage.multiplications for stage in stages) + (elements if self.range_gate is not None else 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x", the shape of x."""
+        """Codes, neither shifted by what does not stay nor clipped and rounded; the shape of x."""
+        gain = self.gain
         if self.range_gate is not None:
             z = SQUEEZES[self.range_gate.squeeze](self._positions(x))
-            gain = 2 * torch.sigmoid(self.range_gate(relative(z)))
-            x = x * self._per_sample((gain * GAIN_GRID).round() / GAIN_GRID, x)
+            grid = torch.sigmoid(self.range_gate(relative(z))) * (2 * GAIN_GRID)
+            gain = self._per_sample(grid.round() * (gain / GAIN_GRID), x)
+        elif gain.dim():
+            gain = self._per_sample(gain.unsqueeze(0), x)
+        x = x * gain
         if self.threshold_gate is not None:
-            gain = self._gain[0] if self._gain[0].dim() == 0 else self._per_sample(self._gain[0].unsqueeze(0), x)
-            inside = (x * gain).clamp(self.low, self.high)
-            z = SQUEEZES[self.threshold_gate.squeeze](self._positions(inside)) / self.levels
-            shift = self.t_max * torch.tanh(self.threshold_gate(z))
-            x = x - self._per_sample((shift * SHIFT_GRID).round() / SHIFT_GRID, x) / gain
+            z = SQUEEZES[self.threshold_gate.squeeze](self._positions(x.clamp(self.low, self.high))) / self.levels
+            grid = torch.tanh(self.threshold_gate(z)) * (self.t_max * SHIFT_GRID)
+            x = x - self._per_sample(grid.round() * (1 / SHIFT_GRID), x)
         return x
 
     def _positions(self, x: Tensor) -> Tensor:

@@ -229,30 +229,30 @@ class DoubleStageST(LSQActivation):
         return "intervals=True has no static record yet: use intervals=False" if self.intervals else ""
 
     def record(self) -> ActivationRecord:
-        """Gain g/s and shift t, scale s: the running means, and for stages that stay 1, 0 and the gate before them.
+        """Gain g/s and shift t, scale s: the running means, and for stages that stay the gates before them.
 
         Raises ValueError for learned intervals.
         """
         if self.has_no_record:
             raise ValueError(f"{self.has_no_record} to freeze or export")
         step = self.bounded("step").detach()
-        gain = torch.ones_like(self.running_gain) if self.keeps_range else self.running_gain
-        shift = torch.zeros_like(self.running_threshold) if self.keeps_threshold else self.running_threshold
         if not (self.keeps_range or self.keeps_threshold):
-            return self.make_record(gain / step, shift, step)
+            return self.make_record(self.running_gain / step, self.running_threshold, step)
+        one, none = torch.ones_like(step), torch.zeros_like(step)
         gates = KeptGates(
             self._stored("range") if self.keeps_range else None,
             self._stored("threshold") if self.keeps_threshold else None,
-            gain / step,
+            (self.running_gain if self.range_gate and not self.keeps_range else one) / step,
             self.low,
             self.high,
             self.levels,
             self.t_max,
             self.channel_axis,
-            self.running_gain if self.keeps_range else torch.ones_like(gain),
-            self.running_threshold if self.keeps_threshold else torch.zeros_like(shift),
+            self.running_gain if self.keeps_range else torch.ones_like(self.running_gain),
+            self.running_threshold if self.keeps_threshold else torch.zeros_like(self.running_threshold),
         )
-        return replace(self.make_record(gain / step, shift, step), gate=gates)
+        shift = self.running_threshold if self.threshold_gate and not self.keeps_threshold else none
+        return replace(self.make_record(one, shift, step), gate=gates)
 
     def _stored(self, stage: str) -> StoredGate:
         gate, standard = getattr(self, f"{stage}_gate"), getattr(self, f"{stage}_standard")

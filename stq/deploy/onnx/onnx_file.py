@@ -57,7 +57,7 @@ class _Writer(LayerWriter):
         gain, levels, _ = self.storage(node)
         after = -node["axis"] - 1
         arrays = [a.reshape(-1, *(1,) * after) if a.ndim else a for a in (node.arrays["gain"], node.arrays["shift"])]
-        value = self.emit("Mul", x, self.constant(arrays[0], np.float32))
+        value = x if (arrays[0] == 1).all() else self.emit("Mul", x, self.constant(arrays[0], np.float32))
         if arrays[1].any():
             value = self.emit("Sub", value, self.constant(arrays[1], np.float32))
         if gain == 2:  # one bit, stored as 0 and 2
