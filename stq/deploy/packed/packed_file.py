@@ -1,13 +1,16 @@
 """The packed file: a frozen network in a safetensors file, weights at their bit width.
 
 Layout: a safetensors file (8 bytes header length, JSON header, tensors). Its metadata holds a key ``stq``, a JSON
-object ``{"format": "stq-packed", "version": 3, "input_size": [...], "nodes": [...]}``, or where that is long ``zlib:``
-and the same compressed, in base64; a node is ``[name, op, inputs, attributes, arrays]`` as in ``network.py``,
-``arrays`` maps each array to its shape, and a single float32 number to itself. Tensor ``<node>/<array>`` holds
-the values; the weight codes of integer layers are uint8 bytes with ``(code - weight_low) / weight_stride`` in
+object ``{"format": "stq-packed", "version": 4, "input_size": [...], "nodes": [...]}``, or where that is long ``zlib:``
+and the same compressed, in base64; a node is ``[name, op, inputs, attributes, arrays]`` as in ``network.py``. Tensor
+``<node>/weight`` of an integer layer holds its codes: uint8 bytes with ``(code - weight_low) / weight_stride`` in
 ``weight_bits`` bits each, in order, the first code in the lowest bits of the first byte, the last byte filled with 0.
-Other arrays of real numbers are float32, or what is the same in fewer bytes: float16, or int8 times a float32 number,
-which stands behind the shape in ``arrays``: ``[shape, scale]``. (In version 2 it is tensor ``<node>/<array>.scale``.)
+``arrays`` maps it to its shape, a single float32 number to itself, and each other array to ``[shape, type]``; their
+bytes stand one after the other, in the order of the description, in the tensor ``arrays``. Real numbers are float32,
+or what is the same in fewer bytes: float16, or int8 times a float32 number, which stands in the place of the type.
+
+In versions 1 to 3 every array is a tensor of its own, ``<node>/<array>``, and ``arrays`` has shapes, in version 3
+``[shape, scale]``; in version 2 that is tensor ``<node>/<array>.scale``.
 
 ``stq.checksum`` is the SHA-256 of the description, the table of tensors and their bytes; it is read through before
 anything else is. Loading runs no code from the file. Whatever does not fit is refused with one InputError before any
@@ -33,7 +36,9 @@ from ..integer.inference import shapes
 from ..network import INTEGER_LAYERS, Network, Node
 from .schema import ANY, MOST, SCHEMA, check_consistent, is_number, is_sizes, is_whole
 
-FORMAT, VERSION = "stq-packed", 3
+FORMAT, VERSION = "stq-packed", 4
+_ARRAYS = "arrays"  # the tensor of all arrays but weights
+_TYPES = ("float32", "float16", "int64", "int32", "bool")
 _COMPRESSED, _LONG = "zlib:", 2**14  # of the description, in characters
 _MOST_TEXT = 2**26
 _MOST_VALUES = 2**28  # elements of any value
@@ -58,23 +63,24 @@ def export_packed(network: Network, input_size: tuple[int, ...], path: Path, abo
     """Write the packed file."""
     from safetensors.numpy import save
 
-    tensors, nodes = {}, []
+    tensors, others, nodes = {}, [], []
     for node in network.nodes:
         arrays: dict[str, Any] = {}
         for key, array in node.arrays.items():
-            arrays[key] = list(array.shape)
             if node.op in INTEGER_LAYERS and key == "weight":
-                value = pack(array, node["weight_bits"], node["weight_low"], node["weight_stride"])
+                arrays[key] = list(array.shape)
+                packed = pack(array, node["weight_bits"], node["weight_low"], node["weight_stride"])
+                tensors[f"{node.name}/{key}"] = packed
             elif array.ndim == 0 and array.dtype == np.float32 and np.isfinite(array):
                 arrays[key] = float(array)
-                continue
             else:
                 stored = in_fewer_bytes(array)
-                value = stored[""]
-                if ".scale" in stored:
-                    arrays[key] = [list(array.shape), float(stored[".scale"][0])]
-            tensors[f"{node.name}/{key}"] = np.ascontiguousarray(value).reshape(value.shape)
+                kind = float(stored[".scale"][0]) if ".scale" in stored else stored[""].dtype.name
+                arrays[key] = [list(array.shape), kind]
+                others.append(stored[""].astype(stored[""].dtype.newbyteorder("<")).tobytes())
         nodes.append([node.name, node.op, list(node.inputs), node.attributes, arrays])
+    if others:
+        tensors[_ARRAYS] = np.frombuffer(b"".join(others), np.uint8)
     header = {"format": FORMAT, "version": VERSION, "input_size": list(input_size), "nodes": nodes}
     described = json.dumps(header, separators=(",", ":"))
     if len(described) > _LONG:
@@ -123,7 +129,7 @@ def load_packed(path: str | Path) -> tuple[Network, tuple[int, ...]]:
     except RecursionError:
         raise InputError(f"{path} is not a readable packed file: its description is nested too deeply") from None
     except ValueError as error:  # also JSONDecodeError
-        raise InputError(f"{path} is not a packed file of version 1 to 3: {error}") from None
+        raise InputError(f"{path} is not a packed file of version 1 to 4: {error}") from None
 
 
 def _check_whole(path: Path, metadata: dict[str, str]) -> None:
@@ -149,7 +155,7 @@ def _description(text: str) -> str:
 
 
 def _read(header: Any, tensors: dict[str, np.ndarray]) -> tuple[Network, tuple[int, ...]]:
-    if not isinstance(header, dict) or header.get("format") != FORMAT or header.get("version") not in (1, 2, 3):
+    if not isinstance(header, dict) or header.get("format") != FORMAT or header.get("version") not in (1, 2, 3, 4):
         raise ValueError("its description is missing or of another format or version")
     size, listed = header.get("input_size"), header.get("nodes")
     if not is_sizes(size) or math.prod(size) > MOST:
@@ -158,11 +164,14 @@ def _read(header: Any, tensors: dict[str, np.ndarray]) -> tuple[Network, tuple[i
         raise ValueError("it lists no nodes")
     nodes: dict[str, Node] = {}
     left = dict(tensors)
+    others = _Others(left.pop(_ARRAYS, None)) if header["version"] == VERSION else None
     for entry in listed:
-        node = _node(entry, nodes, left)
+        node = _node(entry, nodes, left, others)
         nodes[node.name] = node
     if left:
         raise ValueError(f"tensor '{next(iter(left))}' belongs to no node")
+    if others is not None and others.left:
+        raise ValueError(f"{others.left} bytes of tensor '{_ARRAYS}' belong to no node")
     network = Network(tuple(nodes.values()))
     if sum(node.op == "input" for node in network.nodes) != 1:
         raise ValueError("it has not exactly one input")
@@ -174,7 +183,33 @@ def _read(header: Any, tensors: dict[str, np.ndarray]) -> tuple[Network, tuple[i
     return network, tuple(size)
 
 
-def _node(entry: Any, before: dict[str, Node], tensors: dict[str, np.ndarray]) -> Node:
+class _Others:
+    """The arrays that are no weights, read in the order in which they stand."""
+
+    def __init__(self, tensor: np.ndarray | None):
+        if tensor is not None and (tensor.dtype != np.uint8 or tensor.ndim != 1):
+            raise ValueError(f"tensor '{_ARRAYS}' is no row of bytes")
+        self._bytes, self._at = b"" if tensor is None else tensor.tobytes(), 0
+
+    @property
+    def left(self) -> int:
+        """How many bytes have not been read."""
+        return len(self._bytes) - self._at
+
+    def next(self, name: str, shape: list[int], kind: Any) -> np.ndarray:
+        """The next array, of a type or of int8 codes times a number. Raises ValueError."""
+        if not (is_number(kind) or kind in _TYPES):
+            raise ValueError(f"array '{name}' has neither a type nor a scale")
+        stored = np.dtype(np.int8 if is_number(kind) else kind)
+        end = self._at + math.prod(shape) * stored.itemsize
+        if end > len(self._bytes):
+            raise ValueError(f"tensor '{_ARRAYS}' ends before array '{name}'")
+        found = np.frombuffer(self._bytes[self._at : end], stored.newbyteorder("<")).reshape(shape).astype(stored)
+        self._at = end
+        return _widened(name, found, np.array([kind], np.float32) if is_number(kind) else None)
+
+
+def _node(entry: Any, before: dict[str, Node], tensors: dict[str, np.ndarray], others: _Others | None) -> Node:
     kinds = (str, str, list, dict, dict)
     if not isinstance(entry, list) or [type(v) for v in entry] != list(kinds):
         raise ValueError("a node is not [name, op, inputs, attributes, arrays]")
@@ -196,15 +231,18 @@ def _node(entry: Any, before: dict[str, Node], tensors: dict[str, np.ndarray]) -
         if is_number(shape):
             arrays[key] = np.array(shape, np.float32)
             continue
-        scale = None
-        if isinstance(shape, list) and len(shape) == 2 and isinstance(shape[0], list) and is_number(shape[1]):
-            shape, scale = shape[0], np.array([shape[1]], np.float32)
+        kind = None
+        if isinstance(shape, list) and len(shape) == 2 and isinstance(shape[0], list):
+            shape, kind = shape
         if not isinstance(shape, list) or not all(is_whole(n) and 0 < n <= MOST for n in shape):
             raise ValueError(f"array '{key}' of node '{name}' has no proper shape")
-        if (tensor := tensors.pop(f"{name}/{key}", None)) is None:
+        weight = op in INTEGER_LAYERS and key == "weight"
+        if others is not None and not weight:
+            tensor = others.next(f"{name}/{key}", shape, kind)
+        elif (tensor := tensors.pop(f"{name}/{key}", None)) is None:
             raise ValueError(f"tensor '{name}/{key}' is missing")
-        scale = tensors.pop(f"{name}/{key}.scale", scale)
-        if not (op in INTEGER_LAYERS and key == "weight"):
+        elif not weight:
+            scale = tensors.pop(f"{name}/{key}.scale", np.array([kind], np.float32) if is_number(kind) else None)
             tensor = _widened(f"{name}/{key}", tensor, scale)
         arrays[key] = _array(f"{name}/{key}", tensor, tuple(shape), op, attributes)
     node = Node(name, op, tuple(inputs), attributes, arrays)

@@ -21,11 +21,15 @@ def read(path):
     for name, entry in table.items():
         begin, stop = entry["data_offsets"]
         tensors[name] = np.frombuffer(data[end + begin : end + stop], KINDS[entry["dtype"]]).reshape(entry["shape"])
-    nodes = json.loads(text)["nodes"]
+    nodes, others, at = json.loads(text)["nodes"], tensors.get("arrays", np.zeros(0, np.uint8)).tobytes(), 0
     for name, op, _, attributes, arrays in nodes:
         for key, shape in arrays.items():
-            shape, scale = shape if isinstance(shape, list) and shape and isinstance(shape[0], list) else (shape, 1)
-            value = tensors.get(f"{name}/{key}", shape)
+            scale, value = 1, tensors.get(f"{name}/{key}", shape)
+            if isinstance(shape, list) and shape and isinstance(shape[0], list):
+                shape, kind = shape
+                kind, scale = (np.dtype(kind).newbyteorder("<"), 1) if isinstance(kind, str) else (np.dtype("i1"), kind)
+                value = np.frombuffer(others, kind, int(np.prod(shape)), at).reshape(shape)
+                at += value.nbytes
             if key == "weight" and op in ("conv", "linear"):
                 bits, count = attributes["weight_bits"], int(np.prod(shape))
                 planes = np.unpackbits(value, count=count * bits, bitorder="little").reshape(count, bits).astype(int)
