@@ -86,18 +86,20 @@ class FakeQuantizedWriter(GraphWriter):
 
     def _aligned(self, node: Node, x: str, found: Quantizer) -> str:
         """``gain * x - shift`` as ``x / step + zero``, with a Mul and a Sub where they differ."""
-        after = (1,) * (-node["axis"] - 1)
         gain, shift = (node.arrays[key].astype(np.float64) for key in ("gain", "shift"))
         if compares(node):  # only the place of the threshold counts
-            shift, gain = (shift + 0.75) / gain, np.ones(())
-            if np.abs(shift).max() > 0:
-                x = self.emit("Sub", x, self.constant(shift.reshape(-1, *after) if shift.ndim else shift, np.float32))
-            return x
+            less = (shift + 0.75) / gain
+            return self._moved(node, x, None, less if less.any() else None)
         factor, less = gain * float(found.step), (shift + found.zero) * float(found.step)
-        if np.abs(factor - 1).max() > _SAME:
-            x = self.emit("Mul", x, self.constant(factor.reshape(-1, *after) if factor.ndim else factor, np.float32))
-        if np.abs(less).max() > _SAME * float(found.step):
-            x = self.emit("Sub", x, self.constant(less.reshape(-1, *after) if less.ndim else less, np.float32))
+        changes = np.abs(factor - 1).max() > _SAME, np.abs(less).max() > _SAME * float(found.step)
+        return self._moved(node, x, factor if changes[0] else None, less if changes[1] else None)
+
+    def _moved(self, node: Node, x: str, factor: np.ndarray | None, less: np.ndarray | None) -> str:
+        """``factor * x - less``, each of one number or one a channel, or None where it changes nothing."""
+        for op, value in (("Mul", factor), ("Sub", less)):
+            if value is not None:
+                after = (1,) * (-node["axis"] - 1)
+                x = self.emit(op, x, self.constant(value.reshape(-1, *after) if value.ndim else value, np.float32))
         return x
 
     def _dequantize(self, node: Node, x: str) -> str:

@@ -29,13 +29,13 @@ def whole_biases(network: Network, input_size: Sequence[int]) -> Network:
     for threshold in fuse(network, input_size).of("threshold"):
         layer, quantize = network[threshold.inputs[0]], network[threshold.name.removesuffix(".codes")]
         gain, shift = quantize.arrays["gain"], quantize.arrays["shift"]
-        if gain.size > 1 or np.abs(shift - np.rint(shift)).max() > _SAME or layer["code_gain"] != 1:
+        whole = np.unique(np.rint(shift))
+        if gain.size > 1 or len(whole) > 1 or np.abs(shift - whole).max() > _SAME or layer["code_gain"] != 1:
             continue
         if _rescaled(network, layer, quantize):
             continue
         bound, factor = network.bounds[layer.name], largest_factor(network, layer)
-        lowest = quantize["low"] + int(np.rint(shift).reshape(-1)[0])
-        if shift.size > 1 or (found := fit_channels(threshold, bound, factor, lowest)) is None:
+        if (found := fit_channels(threshold, bound, factor, quantize["low"] + int(whole[0]))) is None:
             continue
         unit = found.multiplier.astype(np.float64) / float(gain)
         arrays = {"multiplier": threshold.arrays["sign"] * found.factor * unit, "bias": found.bias * unit}

@@ -10,9 +10,11 @@ from torch import nn
 
 import stq
 import stq.models
+from stq.deploy.integer.gains import gains_into_layers
 from stq.deploy.integer.inference import run
 from stq.deploy.integer.thresholds import fuse
 from stq.deploy.qdq.whole_biases import largest_factor, whole_biases
+from stq.deploy.sessions import compiled_for_openvino
 from stq.errors import InputError
 from tests.deploy.runtimes import onnx_scores
 from tests.small_networks import awaken, calibrated, small_network
@@ -59,16 +61,22 @@ def test_equals_the_reference_but_for_ties(method, bits, tmp_path):
     assert far.mean() <= 0.005  # a tie changes a code, and the layers after it
 
 
-@pytest.mark.parametrize(("bits", "signed"), [(1, False), (3, False), (4, False), (2, True), (3, True)])
-def test_biases_rounded_to_products_of_scales_change_no_code(bits, signed, tmp_path):
+@pytest.mark.parametrize(
+    ("method", "bits", "signed"),
+    [("lsq", 1, False), ("lsq", 3, False), ("lsq", 4, False), ("lsq", 2, True), ("lsq", 3, True), ("st", 3, False)],
+)
+def test_biases_rounded_to_products_of_scales_change_no_code(method, bits, signed, tmp_path):
     """ONNX Runtime makes int32 of the biases before a quantizer: 0.01 to 0.16 of the outputs would differ by that."""
     torch.manual_seed(bits)
     layers = []
     for channels in (1, 16, 16, 16):
         layers += [nn.Conv2d(channels, 16, 3, padding=1), nn.BatchNorm2d(16), nn.Identity() if signed else nn.ReLU()]
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
-    model, x = calibrated(model, SIZE, "lsq", bits), torch.randn(512, *SIZE)
-    network = stq.freeze(model, x)
+    model, x = calibrated(model, SIZE, method, bits), torch.randn(512, *SIZE)
+    for _, layer in stq.quantized_layers(model):
+        if hasattr(layer.input_quantizer, "running_threshold"):  # gains, but no shifts
+            layer.input_quantizer.running_threshold.zero_()
+    network = gains_into_layers(stq.freeze(model, x))
     whole, expected = whole_biases(network, SIZE), run(network, x).numpy()
     for before, after in zip(fuse(network, SIZE).of("threshold"), fuse(whole, SIZE).of("threshold"), strict=True):
         assert np.array_equal(before.arrays["thresholds"], after.arrays["thresholds"])
@@ -107,6 +115,40 @@ def test_openvino_takes_maxima_over_positions(function, tmp_path):
     network = stq.freeze(model, x)
     path = stq.export(network, x, tmp_path / "model.onnx", format="openvino")
     assert np.array_equal(stq.predict(path, "openvino", x.numpy()), run(network, x).argmax(1).numpy())
+
+
+@pytest.mark.parametrize("before", [nn.Identity(), nn.MaxPool2d(2), nn.AvgPool2d(2), nn.ReLU6()])
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("constant", ["running_gain", "running_threshold"])
+def test_openvino_takes_a_factor_or_a_shift_a_channel(before, groups, constant, tmp_path):
+    torch.manual_seed(0)
+    layers = [before, nn.Conv2d(4, 8, 3, groups=groups), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)]
+    model = calibrated(nn.Sequential(*layers), (4, 12, 12), "double_st_frozen", 3, first_last_bits=None)
+    nn.init.ones_(model[1].input_quantizer.running_gain)
+    nn.init.zeros_(model[1].input_quantizer.running_threshold)
+    nn.init.uniform_(getattr(model[1].input_quantizer, constant), 0.5, 1.5)
+    x = torch.randn(64, 4, 12, 12)
+    network = stq.freeze(model, x)
+    scores = compiled_for_openvino(stq.export(network, x, tmp_path / "m.onnx", format="openvino"))(x.numpy())[0]
+    assert np.mean(np.abs(scores - run(network, x).numpy()).max(1) > 1e-3) < 0.1  # one in ten has a tie at most
+
+
+@pytest.mark.parametrize("shape", [(6,), (7, 6), (4, 6)])
+def test_openvino_takes_gates_of_linear_and_one_dimensional_layers(shape, tmp_path):
+    """A mean of one position, of tokens and of a Conv1d, before constants of each channel."""
+    torch.manual_seed(0)
+    first, second = (nn.Conv1d(4, 8, 3), nn.Conv1d(8, 8, 3)) if shape == (4, 6) else (nn.Linear(6, 8), nn.Linear(8, 8))
+    model = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), nn.LazyLinear(5))
+    model(torch.randn(2, *shape))
+    model, x = calibrated(model, shape, "double_st", 4, first_last_bits=None), torch.randn(64, *shape)
+    for name, parameter in model.named_parameters():
+        if "_gate." in name:
+            nn.init.normal_(parameter, 0, 0.3)
+    with torch.no_grad():
+        model.train()(x)  # statistics of the gates' inputs
+    network = stq.freeze(model.eval(), x)
+    scores = compiled_for_openvino(stq.export(network, x, tmp_path / "m.onnx", format="openvino"))(x.numpy())[0]
+    assert np.mean(np.abs(scores - run(network, x).numpy()).max(1) > 1e-3) < 0.1
 
 
 def test_only_what_every_runtime_fuses(tmp_path):
