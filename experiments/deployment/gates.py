@@ -60,7 +60,16 @@ def measure(name: str, pixels: int, rounds: int) -> list[dict]:
 
 def table(made: dict) -> str:
     """What docs/shipping/onnx.md shows."""
-    heads = "network", "runtime", "batch", "frozen, ms", "gates kept, ms", "times", "counted bytes, of frozen", "packed"
+    heads = (
+        "network",
+        "runtime",
+        "batch",
+        "frozen, ms",
+        "gates kept, ms",
+        "times",
+        "counted bytes, of frozen",
+        "packed file, of frozen",
+    )
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in made["rows"]:
         counted, packed = (kept / frozen for kept, frozen in zip(row["bytes"], row["frozen_bytes"], strict=True))

@@ -46,7 +46,7 @@ def export(
         raise InputError(
             f"'{network.gated}' has a gate that stays at inference, and {format} carries no gains that depend on the "
             "input: train quantizer=double_st_frozen, whose gates become constants, or use target=onnxruntime, qdq, "
-            "openvino, packed or c"
+            "openvino, tensorrt, packed or c"
         )
     size = tuple(example_input.shape[1:])
     shapes(network, size)

@@ -15,6 +15,7 @@ from torch import nn
 from ..deploy.export import export
 from ..errors import InputError, nearest
 from ..quantization.calibration import calibrate
+from ..quantizers import FLOAT_BITS, get_method, list_quantizers
 from .build import add_quantizers, build_backbone, is_quantized, plain
 from .classifier import Classifier
 from .initial_weights import check_start
@@ -59,6 +60,10 @@ def check_settings(cfg: DictConfig) -> None:
             "memory=low and compile=true: torch.compile decides itself what is kept; leave one of them out"
         )
     check_logger(cfg)
+    method = cfg.quantizer.method
+    floats = method in list_quantizers() and method != "none" and not get_method(method).rounds
+    if floats and {cfg.weight_bits, cfg.activation_bits} != {FLOAT_BITS}:
+        raise InputError(f"quantizer={method} leaves its layers in float, so bits={cfg.bits} does nothing: use bits=32")
     if cfg.trainer.max_epochs == -1 and not (cfg.trainer.get("max_steps") or cfg.trainer.get("max_time")):
         raise InputError("trainer.max_epochs=-1 needs a length in steps: +trainer.max_steps=NUMBER")
     if cfg.loss.distillation_weight > 0 and cfg.init.start == "scratch":

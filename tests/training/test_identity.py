@@ -151,6 +151,8 @@ def test_length_in_steps_is_recorded_as_it_was(tmp_path):
     assert (result["steps"], result["epochs"]) == (18, 2)
     with pytest.raises(InputError, match="needs a length in steps"):
         train(compose_config(tmp_path, "init=scratch", "trainer.max_epochs=-1", folder="c"))
+    with pytest.raises(InputError, match="float_gates leaves its layers in float, so bits=3 does nothing: use bits=32"):
+        train(compose_config(tmp_path, "quantizer=float_gates", "bits=3", folder="d"))
 
 
 def test_a_run_of_an_older_stq_is_recognised_by_its_configuration(tmp_path):

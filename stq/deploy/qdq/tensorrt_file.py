@@ -29,6 +29,7 @@ class _Writer(QdqWriter):
             raise self.refused(
                 layer,
                 "its 8-bit input without negative values does not fit int8",
-                f"layers={{{layer}: {{activation_bits: 7}}}} does",
+                f"trained with layers={{{layer}: {{activation_bits: 7}}}} it does "
+                f"('+quantizer.layers={{{layer}:{{activation_bits:7}}}}' for stq-train)",
             )
         return np.int8, -128, 127

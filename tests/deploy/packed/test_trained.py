@@ -1,5 +1,7 @@
 """The networks that come with stq, on the test set that their results are of."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ import stq
 from stq.errors import InputError
 from stq.training.build import build_data
 from tests.composed import compose_config
+from tests.deploy.packed import numpy_reader
 
 NAMES = stq.list_trained()
 
@@ -35,3 +38,12 @@ def test_accuracy_is_the_one_on_the_card(name, tmp_path):
     assert batches[0][0].shape[1:] == torch.Size(size)
     right = np.concatenate([(stq.run(network, x).argmax(1) == y).numpy() for x, y in batches])
     assert abs(100 * right.mean() - stq.trained_card(name)["test_top1"]) < 100 / len(right)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_reader_written_from_the_page_reads_them(name):
+    """They are of an older version than what is written today."""
+    path = Path(stq.__file__).parent / "trained" / f"{name}.safetensors"
+    for node, (own, op, _, _, arrays) in zip(stq.load_trained(name)[0].nodes, numpy_reader.read(path), strict=True):
+        assert (node.name, node.op) == (own, op)
+        assert all(np.array_equal(array, arrays[key]) for key, array in node.arrays.items())

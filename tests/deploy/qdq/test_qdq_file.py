@@ -42,7 +42,7 @@ def test_trained_network_predicts_the_same(trained, digits, bits, format, tmp_pa
         expected = model(images).argmax(1).numpy()
     # tensorrt: the classifier's input has 8 bits and is not negative
     if format == "tensorrt":
-        with pytest.raises(InputError, match=r"activation_bits: 7\}\} does"):
+        with pytest.raises(InputError, match=r"activation_bits: 7\}\} it does"):
             stq.export(model, images, tmp_path / "model.onnx", format=format)
         return
     path = stq.export(model, images, tmp_path / "model.onnx", format=format)
