@@ -27,7 +27,7 @@ class OpenVinoWriter(QdqWriter):
     Before a quantizer it wants a factor and a shift a channel, or neither: one alone is taken into the quantizer, whose
     limits are then one a channel, and the layer behind is wrong where a pooling or the input stands before. Maxima
     over positions are pools, for it computes ReduceMax before an int8 layer wrong. And axes are taken away by a node
-    of their own: where ReduceMean does so it computes wrong what constants follow.
+    of their own: where ReduceMean takes some of three away it computes wrong what constants follow.
     """
 
     def _moved(self, node: Node, x: str, factor: np.ndarray | None, less: np.ndarray | None) -> str:
@@ -56,7 +56,9 @@ class OpenVinoWriter(QdqWriter):
                 axes = () if tensor is None else numpy_helper.to_array(tensor).reshape(-1) % len(shape)
             if len(axes) and min(axes) > 1 and all(shape[axis] for axis in axes):
                 self._pool(node, [size if axis in axes else 1 for axis, size in enumerate(shape)][2:], sorted(axes))
-            elif node.op_type.startswith("Reduce") and len(node.input) > 1 and not _keeps_axes(node):
+            elif (
+                node.op_type.startswith("Reduce") and len(node.input) > 1 and len(shape) != 4 and not _keeps_axes(node)
+            ):
                 more = {each.name: helper.get_attribute_value(each) for each in node.attribute} | {"keepdims": 1}
                 kept = self.emit(node.op_type, *node.input, name=f"{node.output[0]}.kept", **more)
                 self.emit("Squeeze", kept, node.input[1], name=node.output[0])
