@@ -61,7 +61,7 @@ def check_settings(cfg: DictConfig) -> None:
         )
     check_logger(cfg)
     method = cfg.quantizer.method
-    floats = method in list_quantizers() and method != "none" and not get_method(method).rounds
+    floats = method in list_quantizers() and is_quantized(cfg) and not get_method(method).rounds
     if floats and {cfg.weight_bits, cfg.activation_bits} != {FLOAT_BITS}:
         raise InputError(f"quantizer={method} leaves its layers in float, so bits={cfg.bits} does nothing: use bits=32")
     if cfg.trainer.max_epochs == -1 and not (cfg.trainer.get("max_steps") or cfg.trainer.get("max_time")):

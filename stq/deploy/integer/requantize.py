@@ -35,8 +35,9 @@ def fit(threshold: Node, gain: int, bound: int, largest_factor: int) -> Requanti
     thresholds = threshold.arrays["thresholds"].astype(np.int64)
     if thresholds.shape[1] == 1:
         bias = (1 - np.clip(thresholds[:, 0], -bound, bound + 1)).astype(np.int32)
-        every = np.full(len(bias), True)
-        return Requantization(1, np.full(len(bias), gain, np.float32), bias, every) if _exact(bound, bias) else None
+        if bound + int(np.abs(bias).max()) >= _EXACT:
+            return None
+        return Requantization(1, np.full(len(bias), gain, np.float32), bias, np.full(len(bias), True))
     found = fit_channels(threshold, bound, largest_factor) if gain == 1 else None
     return found if found is not None and found.fits.all() else None
 
@@ -73,18 +74,14 @@ def fit_channels(threshold: Node, bound: int, largest_factor: int, lowest: int =
     rows, best = np.arange(channels), room.argmax(1)
     step = np.sqrt(least[rows, best] * most[rows, best])
     multiplier, bias = (1 / step).astype(np.float32), bias[rows, best, 0].astype(np.int32)
-    if not _exact(factor * bound, bias):
-        return None
 
     def stored(accumulator: np.ndarray) -> np.ndarray:
-        return np.rint((factor * accumulator + bias[:, None]).astype(np.float32) * multiplier[:, None])
+        exact = factor * accumulator + bias[:, None]
+        beyond = np.abs(exact).max(1, keepdims=True) >= _EXACT
+        return np.where(beyond, np.nan, np.rint(exact.astype(np.float32) * multiplier[:, None]))
 
     # in float32, as the kernel computes it, which is monotone in between
     codes = np.arange(1, levels + 1) + lowest
     at, before = stored(np.minimum(thresholds, bound)), stored(thresholds - 1)
     holds = ((at >= codes) | never).all(1) & ((before < codes) | always).all(1)
     return Requantization(factor, multiplier, bias, holds & (room[rows, best] > 0))
-
-
-def _exact(bound: int, bias: np.ndarray) -> bool:
-    return bound + int(np.abs(bias).max()) < _EXACT

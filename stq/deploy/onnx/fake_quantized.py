@@ -41,7 +41,7 @@ class FakeQuantizedWriter(GraphWriter):
     """Writes integer layers as Conv, Gemm and MatMul on quantized values; subclasses write the quantizers."""
 
     def __init__(self, network: Network, input_size: tuple[int, ...], about: About):
-        super().__init__(gains_into_layers(network), input_size, about)
+        super().__init__(self.prepared(network, input_size), input_size, about)
         self.found: dict[str, Quantizer] = {}  # by the name of the quantize node
         for layer in self.network.of(*INTEGER_LAYERS):
             if "offset_multiplier" in layer.arrays:
@@ -52,6 +52,10 @@ class FakeQuantizedWriter(GraphWriter):
                 )
 
     target = ""
+
+    def prepared(self, network: Network, input_size: tuple[int, ...]) -> Network:
+        """The same function in the form that is written."""
+        return gains_into_layers(network)
 
     def refused(self, name: str, why: str, remedy: str) -> InputError:
         """The error for what the target cannot express."""

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from ..about import About
-from ..integer.gains import gains_into_layers
 from ..network import Network, Node
 from ..onnx.fake_quantized import FakeQuantizedWriter, Quantizer
 from .whole_biases import largest_factor, whole_biases
@@ -30,8 +29,9 @@ class QdqWriter(FakeQuantizedWriter):
 
     target = "QDQ"
 
-    def __init__(self, network: Network, input_size: tuple[int, ...], about: About):
-        super().__init__(whole_biases(gains_into_layers(network), input_size), input_size, about)
+    def prepared(self, network: Network, input_size: tuple[int, ...]) -> Network:
+        """As for every format of this kind, with biases that may be rounded."""
+        return whole_biases(super().prepared(network, input_size), input_size)
 
     def quantizer(self, node: Node, x: str, found: Quantizer) -> str:
         """Clip, QuantizeLinear, DequantizeLinear."""
