@@ -64,6 +64,8 @@ def export_run(
     print(f"file       {path}, {path.stat().st_size:,} bytes")
     print(cost(model, size))
     if format == "c":
+        source = path.with_suffix(".c")
+        print(f"source     {source}, {source.stat().st_size:,} bytes")
         print(f"object     {object_size(path)}")
     print(f"integers   {verify(model, network, batches)}")
     if format in ("qdq", "openvino") and (large := may_saturate(network)):

@@ -22,6 +22,7 @@ from ..quantization.residual import Rounded
 from ..quantization.surgery import input_quantizer, quantize, quantized_layers, weight_quantizer
 from ..quantizers import get_method
 from ..results.runs.identity import Identity, identify
+from ..results.runs.settings import implied_settings
 from ..storage.content_hash import HashCache, digest
 from .instantiation import KNOWN_TARGETS, instantiate
 
@@ -154,16 +155,10 @@ def is_quantized(cfg: DictConfig) -> bool:
         raise InputError(f"quantizer.method={cfg.quantizer.method}: {error}") from error
 
 
-# what a configuration means that does not say so, of a run from before gates could be chosen
-_GATED = ("double_st", "st")
-_BEFORE_GATES = {"range_gate": "mlp", "threshold_gate": "mlp", "inference": "static", "attention_lr_factor": 1.0}
-
-
 def add_quantizers(model: nn.Module, cfg: DictConfig) -> nn.Module:
     """``stq.quantize`` with the configuration's bits, methods and policy. Raises InputError for what is wrong there."""
     settings = plain(cfg.quantizer)
-    if settings["method"] in _GATED:
-        settings["settings"] = _BEFORE_GATES | settings["settings"]
+    settings["settings"] = implied_settings(settings["method"]) | settings["settings"]
     settings["weight_settings"] = {k: v for k, v in settings["weight_settings"].items() if v is not None}
     try:
         return quantize(

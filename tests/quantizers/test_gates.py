@@ -48,6 +48,13 @@ def test_a_gate_is_its_formula_and_starts_at_zero(name):
     np.testing.assert_allclose(awake(gate)(z).detach(), by_formula(name, values(gate), z.double().numpy()), atol=1e-5)
 
 
+def test_none_is_a_gate_by_name():
+    assert get_gate("none") is None
+    assert "none" in stq.list_gates("n*")
+    with pytest.raises(ValueError, match=r"there is no gate named 'nonne': did you mean 'none'\?"):
+        get_gate("nonne")
+
+
 def quantizer(**settings):
     torch.manual_seed(0)
     settings = {"range_gate": "mlp", "threshold_gate": "mlp", "inference": "static"} | settings

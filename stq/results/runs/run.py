@@ -12,7 +12,7 @@ import yaml
 
 from ...errors import InputError
 from .result_file import FILE_NAME
-from .settings import deciding_settings
+from .settings import deciding_settings, implied_settings
 
 RECORDED = "results.jsonl"
 
@@ -48,8 +48,8 @@ class Run:
         name, settings = self.result["method"], self.settings
         if name != "double_st" or not any(key.startswith("quantizer.") for key in settings):  # they are not known
             return name
-        gates = {settings.get(f"quantizer.settings.{stage}_gate", "mlp") for stage in ("range", "threshold")}
-        inference = settings.get("quantizer.settings.inference", "static")
+        gates = {settings[f"quantizer.settings.{stage}_gate"] for stage in ("range", "threshold")}
+        inference = settings["quantizer.settings.inference"]
         if inference == "dynamic" and gates == {"mlp"}:
             return "double_st_dynamic"
         return "double_st_frozen" if inference == "static" else name
@@ -94,10 +94,14 @@ class Run:
         """
         try:
             kept = self.result.get("config") or self.config  # a result of today holds them, under its checksum
-            return {"epochs": self.result["epochs"]} | deciding_settings(kept)
+            known = deciding_settings(kept)
         except AttributeError:  # a name or number where a run has a group of settings
             where = self.place if self.recorded is not None else self.companion("config.yaml")
             raise InputError(f"{where} is not the configuration of a run of stq") from None
+        if any(key.startswith("quantizer.") for key in known):
+            implied = implied_settings(self.result["method"])
+            known = {f"quantizer.settings.{key}": value for key, value in implied.items()} | known
+        return {"epochs": self.result["epochs"]} | known
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

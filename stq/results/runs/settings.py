@@ -10,6 +10,13 @@ from .config_hash import LOCATED, covered, flat
 # told by the table itself, or by the result
 _ELSEWHERE = {"weight_bits", "activation_bits", "first_last_bits", "seed", "model.name", "data.name"}
 _ELSEWHERE |= {"quantizer.method", "trainer.max_epochs"}
+_GATED = ("double_st", "st")
+_BEFORE_GATES = {"range_gate": "mlp", "threshold_gate": "mlp", "inference": "static", "attention_lr_factor": 1.0}
+
+
+def implied_settings(method: str) -> dict[str, Any]:
+    """What the settings of a method mean that do not say so, as those of runs from before gates could be chosen."""
+    return dict(_BEFORE_GATES) if method in _GATED else {}
 
 
 def deciding_settings(config: Mapping[str, Any]) -> dict[str, Any]:

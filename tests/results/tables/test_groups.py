@@ -186,6 +186,15 @@ def test_forms_of_double_st_are_named_by_what_ran(tmp_path):
     assert {row.label: [*row.cells[2, 2].runs] for row in rows} == {name: [seed] for seed, name in enumerate(forms)}
 
 
+def test_a_gate_that_is_not_named_is_the_mlp_it_means(tmp_path):
+    for seed, settings in enumerate(
+        ("{anneal: 0.7}", "{anneal: 0.7, range_gate: mlp}", "{anneal: 0.7, range_gate: eca}")
+    ):
+        folder = make_run(tmp_path / str(seed), method="double_st", seed=seed)
+        (folder / "config.yaml").write_text(f"quantizer: {{method: double_st, settings: {settings}}}\n")
+    assert labels(tmp_path) == ["double_st_frozen [range_gate=eca]", "double_st_frozen [range_gate=mlp]"]
+
+
 def test_both_float_baselines_are_in_the_table(tmp_path):
     gates = FLOAT | {"method": "float_gates"}
     for name, facts, top1, start in (
