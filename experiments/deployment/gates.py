@@ -1,8 +1,8 @@
 """What gates that stay cost a deployed network: python experiments/deployment/gates.py [--rounds N].
 
-For each network, double_st beside double_st_frozen at 3 bits: the packed file's bytes, those of the gates, and
-milliseconds on one thread of ONNX Runtime and OpenVINO. All sessions of a network take turns, so that a busy machine
-slows all. Weights are random: times do not depend on them.
+For each network, double_st with both stages kept, and with stage one alone (inference=range), beside double_st_frozen
+at 3 bits: bytes, and milliseconds on one thread of ONNX Runtime and OpenVINO. All sessions of a network take turns, so
+that a busy machine slows all. Weights are random: times do not depend on them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ from stq.training.provenance import git_commit, hardware
 
 HERE = Path(__file__).parent
 NETWORKS = [("resnet20", 32), ("resnet18", 224), ("mobilenetv2_100", 224)]
-METHODS = ("double_st_frozen", "double_st")
+FORMS = {
+    "frozen": {"method": "double_st_frozen"},
+    "stage one kept": {"method": "double_st", "settings": {"inference": "range"}},
+    "both kept": {"method": "double_st"},
+}
 RUNNERS = ("onnxruntime", "openvino")
 BATCHES = (1, 8)
 
@@ -32,16 +36,16 @@ def measure(name: str, pixels: int, rounds: int) -> list[dict]:
     """The rows of one network, one for each runtime and batch size."""
     sizes, sessions = {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        for method in METHODS:
-            settings = {"weight_bits": 3, "activation_bits": 3}
-            model = quantized(float_network("timm", name, pixels, 8), pixels, 8, method=method, **settings)
+        for form, chosen in FORMS.items():
+            settings = {"weight_bits": 3, "activation_bits": 3} | chosen
+            model = quantized(float_network("timm", name, pixels, 8), pixels, 8, **settings)
             x = torch.randn(max(BATCHES), 3, pixels, pixels)
             network = stq.freeze(model, x[:1])
-            packed = stq.export(network, x, Path(folder) / f"{method}.safetensors", format="packed")
-            sizes[method] = stq.cost(model, (3, pixels, pixels)).size_bytes, packed.stat().st_size
+            packed = stq.export(network, x, Path(folder) / f"{form}.safetensors", format="packed")
+            sizes[form] = stq.cost(model, (3, pixels, pixels)).size_bytes, packed.stat().st_size
             for runner in RUNNERS:
-                path = stq.export(network, x, Path(folder) / f"{method}.{runner}.onnx", format=runner)
-                sessions[method, runner] = callable_session(path, runner)
+                path = stq.export(network, x, Path(folder) / f"{form}.{runner}.onnx", format=runner)
+                sessions[form, runner] = callable_session(path, runner)
         rows = []
         for batch in BATCHES:
             times: dict[tuple[str, str], list[float]] = {key: [] for key in sessions}
@@ -51,30 +55,24 @@ def measure(name: str, pixels: int, rounds: int) -> list[dict]:
                     session(x[:batch].numpy())
                     times[key].append(time.perf_counter() - start)
             for runner in RUNNERS:
-                frozen, kept = (float(np.median(times[method, runner][3:]) * 1e3) for method in METHODS)
                 row = {"network": name, "pixels": pixels, "runtime": runtime_version(runner), "batch": batch}
-                row |= {"frozen_ms": round(frozen, 2), "kept_ms": round(kept, 2), "times": round(kept / frozen, 2)}
-                rows.append(row | {"bytes": sizes["double_st"], "frozen_bytes": sizes["double_st_frozen"]})
+                row["ms"] = {form: round(float(np.median(times[form, runner][3:]) * 1e3), 2) for form in FORMS}
+                rows.append(row | {"bytes": sizes})
     return rows
 
 
 def table(made: dict) -> str:
     """What docs/shipping/onnx.md shows."""
-    heads = (
-        "network",
-        "runtime",
-        "batch",
-        "frozen, ms",
-        "gates kept, ms",
-        "times",
-        "counted bytes, of frozen",
-        "packed file, of frozen",
-    )
+    first, *kept = FORMS
+    heads = ["network", "runtime", "batch", f"{first}, ms"]
+    heads += [f"{form}{what}" for form in kept for what in (", ms", ", times", ", bytes (file) of frozen")]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in made["rows"]:
-        counted, packed = (kept / frozen for kept, frozen in zip(row["bytes"], row["frozen_bytes"], strict=True))
-        cells = (f"{row['network']}, {row['pixels']} pixels", row["runtime"], row["batch"], row["frozen_ms"])
-        cells += (row["kept_ms"], row["times"], f"{counted:.3f}", f"{packed:.3f}")
+        ms, sizes = row["ms"], row["bytes"]
+        cells = [f"{row['network']}, {row['pixels']} pixels", row["runtime"], row["batch"], ms[first]]
+        for form in kept:
+            counted, packed = (own / least for own, least in zip(sizes[form], sizes[first], strict=True))
+            cells += [ms[form], f"{ms[form] / ms[first]:.2f}", f"{counted:.3f} ({packed:.3f})"]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     lines += [
         "",

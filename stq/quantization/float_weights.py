@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -10,13 +11,16 @@ _ORIGINAL = ".parametrizations.weight.original"
 
 
 def load_float(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load a float model's ``state_dict`` into the quantized ``model``; calibrate it next.
+    """Load a float model's ``state_dict``, with gates or without, into the quantized ``model``; calibrate it next.
 
     ``load_state_dict`` would not find the weights: a quantized layer keeps its float weight under another name, and
     with ``strict=False`` it would load none and say nothing. Quantizers stay as they are. Raises ValueError that names
     the first key that is missing, not known, or of another shape; then nothing is loaded.
     """
-    own = model.state_dict()
+    own, gates = model.state_dict(), gates_of(state)
+    if gates:
+        check_gates_fit(model, gates)
+        state = {key: value for key, value in state.items() if not _of_a_quantizer(key)}
     names = {key.replace(_ORIGINAL, ".weight"): key for key in own if not _of_a_quantizer(key)}
     for name in sorted(names.keys() | state.keys()):
         if name not in state:
@@ -26,7 +30,20 @@ def load_float(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         if own[names[name]].shape != state[name].shape:
             shapes = tuple(state[name].shape), tuple(own[names[name]].shape)
             raise ValueError(f"'{name}' is {shapes[0]} in the float state and {shapes[1]} in the model")
-    model.load_state_dict({key: state[name] for name, key in names.items()}, strict=False)
+    model.load_state_dict({key: state[name] for name, key in names.items()} | gates, strict=False)
+
+
+def gates_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the gates of a network learned: their parameters and the statistics that standardize their inputs."""
+    return {key: value for key, value in state.items() if re.search(r"\.input_quantizer\.\w+_(gate|standard)\.", key)}
+
+
+def check_gates_fit(model: nn.Module, gates: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where the model's gates are of another form."""
+    own = {key: value.shape for key, value in gates_of(model.state_dict()).items()}
+    for key in sorted(own.keys() | gates.keys()):
+        if own.get(key) != (gates[key].shape if key in gates else None):
+            raise ValueError(f"the float network has other gates: '{key}' does not fit")
 
 
 def _of_a_quantizer(key: str) -> bool:

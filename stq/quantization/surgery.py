@@ -111,10 +111,16 @@ def _weight_quantizer(layer: nn.Module, plan: LayerPlan, settings: Mapping | Non
 
 
 def _build(cls: type, name: str, common: Mapping, settings: Mapping | None) -> nn.Module:
+    if not isinstance(settings or {}, Mapping):
+        raise ValueError(
+            f"settings of quantizer '{name}' are names and values, such as {{'momentum': 0.1}}, not {settings!r}"
+        )
     known = {k: p for base in cls.__mro__ for k, p in inspect.signature(base.__init__).parameters.items()}
+    names = known.keys() - common.keys() - {"self", "args"}
     for key, value in (settings or {}).items():
-        if key not in known.keys() - {"self", "args"}:
-            names = known.keys() - common.keys() - {"self", "args"}
+        if key in common:
+            raise ValueError(f"{key} of quantizer '{name}' is no setting: each layer has its own")
+        if key not in names:
             raise ValueError(f"quantizer '{name}' has no setting '{key}'{nearest(key, names)}")
         annotation = known[key].annotation  # a name where annotations are postponed
         kind = _KINDS.get(getattr(annotation, "__name__", annotation))

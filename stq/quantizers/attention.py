@@ -79,10 +79,19 @@ def batch_mean(x: Tensor) -> Tensor:
     return total[:-1] / total[-1]
 
 
+LEAST_DEVIATION = 1 / 256  # of a channel's mean: one that varies less tells nothing but how the mean is rounded
+
+
+def update(running: Tensor, of_batch: Tensor, weight: Tensor | float) -> None:
+    """Move a running mean in place; a channel whose batch holds NaN or infinity stays where it is."""
+    running.lerp_(torch.where(of_batch.isfinite(), of_batch.to(running.dtype), running), weight)
+
+
 class Standardize(nn.Module):
     """``(z - mean) / deviation`` for each channel of z (N, C), clipped to [-3, 3].
 
-    Mean and deviation over the samples are running ones, in training too, so one sample is enough.
+    Mean and deviation over the samples are running ones, in training too, so one sample is enough. The deviation is
+    that from the running mean, at least ``LEAST_DEVIATION`` of it.
     """
 
     def __init__(self, channels: int, momentum: float):
@@ -96,9 +105,14 @@ class Standardize(nn.Module):
         """The same shape; updates the running statistics in training."""
         if self.training and not is_recomputing():
             with torch.no_grad():
-                self.batches += 1
-                weight = (1 / self.batches).clamp(min=self.momentum)  # a plain mean over the first batches
                 mean = batch_mean(z)
-                self.mean.lerp_(mean.to(self.mean.dtype), weight)
-                self.variance.lerp_(batch_mean((z - mean).square()).to(self.variance.dtype), weight)
-        return ((z - self.mean) / (wide(self.variance) + 1e-10).sqrt()).clamp(-3, 3).to(z.dtype)
+                self.batches += mean.isfinite().all()
+                weight = (1 / self.batches).clamp(self.momentum, 1)  # a plain mean over the first batches
+                update(self.mean, mean, weight)
+                update(self.variance, batch_mean((z - self.mean).square()), weight)
+        return ((z - self.mean) / self.deviation).clamp(-3, 3).to(z.dtype)
+
+    @property
+    def deviation(self) -> Tensor:
+        """(C,), in float32 at least."""
+        return torch.maximum((wide(self.variance) + 1e-10).sqrt(), wide(self.mean).abs() * LEAST_DEVIATION)

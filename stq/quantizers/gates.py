@@ -33,7 +33,13 @@ class Gate(nn.Module, ABC):
     def forward(self, z: Tensor) -> Tensor:
         """u of z, both (N, C), in the precision of the parameters."""
         parameters = dict(self.named_parameters())
-        return self.map(z.to(next(iter(parameters.values())).dtype), parameters).to(z.dtype)
+        dtype = next(iter(parameters.values())).dtype if parameters else z.dtype
+        u = self.map(z.to(dtype), parameters)
+        if u.shape != z.shape:
+            raise ValueError(
+                f"a gate of {type(self).__name__} gives {tuple(u.shape)} for {tuple(z.shape)}: give one u for each z"
+            )
+        return u.to(z.dtype)
 
     @abstractmethod
     def map(self, z: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from .attention import SQUEEZES, Standardize
 from .gates import Gate
@@ -22,7 +23,7 @@ _LARGEST = 60_000.0  # float16
 
 
 class StoredGate(nn.Module):
-    """A gate with its parameters in 8 bits, and what standardizes its input."""
+    """A gate with its parameters in 8 bits, its buffers as they are, and what standardizes its input."""
 
     def __init__(self, gate: Gate, squeeze: str, standard: nn.Module):
         super().__init__()
@@ -37,8 +38,10 @@ class StoredGate(nn.Module):
         self.standardized = isinstance(standard, Standardize)
         if self.standardized:
             self.register_buffer("mean", standard.mean.half())
-            inverse = (standard.variance + 1e-10).rsqrt()
-            self.register_buffer("inverse_deviation", inverse.clamp(max=_LARGEST).half())
+            self.register_buffer("inverse_deviation", (1 / standard.deviation).clamp(max=_LARGEST).half())
+        self.kept = [name for name, _ in gate.named_buffers()]
+        for index, (_, buffer) in enumerate(gate.named_buffers()):
+            self.register_buffer(f"buffer{index}", buffer.detach())
 
     def forward(self, z: Tensor) -> Tensor:
         """u of the squeezed input."""
@@ -49,7 +52,8 @@ class StoredGate(nn.Module):
             name: getattr(self, f"codes{index}").float() * getattr(self, f"scale{index}")
             for index, name in enumerate(self.names)
         }
-        return self._gate[0].map(z, stored).to(dtype)
+        stored |= {name: getattr(self, f"buffer{index}") for index, name in enumerate(self.kept)}
+        return functional_call(self._gate[0], stored, (z,)).to(dtype)
 
     @property
     def multiplications(self) -> int:

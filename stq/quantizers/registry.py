@@ -38,7 +38,7 @@ class _Table:
     entries: dict = field(default_factory=dict)
 
     def add(self, name: str, entry: object) -> None:
-        if name in self.entries and self.entries[name] != entry:
+        if name in self.entries and _defined_at(self.entries[name]) != _defined_at(entry):
             raise ValueError(f"a {self.kind} named '{name}' is registered already; choose another name")
         self.entries[name] = entry
 
@@ -53,6 +53,25 @@ class _Table:
     def names(self, pattern: str) -> list[str]:
         _load_entry_points()
         return sorted(fnmatch.filter(self.entries, pattern))
+
+
+def _defined_at(entry: object) -> object:
+    """The place of the class in the source: a cell of a notebook that is run again defines the same one again."""
+    cls = getattr(entry, "activation", entry)
+    return getattr(cls, "__module__", None), getattr(cls, "__qualname__", cls)
+
+
+def _decorator(table: _Table, name: str, entry: Callable[[type], object] = lambda cls: cls) -> Callable[[type], type]:
+    if not isinstance(name, str):
+        raise ValueError(
+            f'a {table.kind} is registered with its name in quotes, @stq.register_…("NAME"): {name!r} is none'
+        )
+
+    def decorate(cls: type) -> type:
+        table.add(name, entry(cls))
+        return cls
+
+    return decorate
 
 
 _methods = _Table("quantizer")
@@ -75,32 +94,23 @@ def register_quantizer(name: str, weights: str = "lsq") -> Callable[[type], type
 
     Raises ValueError if the name is taken by another class.
     """
-
-    def decorate(cls: type) -> type:
-        _methods.add(name, Method(name, cls, weights))
-        return cls
-
-    return decorate
+    return _decorator(_methods, name, lambda cls: Method(name, cls, weights))
 
 
 def register_weight_quantizer(name: str) -> Callable[[type], type]:
     """Class decorator: make a ``WeightQuantizer`` available as ``name``. Raises ValueError if the name is taken."""
-
-    def decorate(cls: type) -> type:
-        _weights.add(name, cls)
-        return cls
-
-    return decorate
+    return _decorator(_weights, name)
 
 
 def register_gate(name: str) -> Callable[[type], type]:
     """Class decorator: make a ``Gate`` available as ``name`` to double-stage ST. Raises ValueError if it is taken."""
+    return _decorator(_gates, name, _checked_gate)
 
-    def decorate(cls: type) -> type:
-        _gates.add(name, cls)
-        return cls
 
-    return decorate
+def _checked_gate(cls: type) -> type:
+    if not hasattr(cls, "map"):
+        raise ValueError(f"a gate is a class that inherits stq.Gate and writes map(z, parameters), not {cls!r}")
+    return cls
 
 
 def list_gates(pattern: str = "*") -> list[str]:

@@ -35,7 +35,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from .attention import SQUEEZES, Standardize, batch_mean, is_distributed
+from .attention import SQUEEZES, Standardize, batch_mean, is_distributed, update
 from .base import FLOAT_BITS, is_recomputing, sign_ste
 from .fused import Kernel, fused, fused_mean, wide_type
 from .gates import Gate
@@ -125,7 +125,7 @@ class DoubleStageST(LSQActivation):
             raise ValueError(f"anneal={anneal} must be a part of training, from 0 to 1")
         for name, value in (("t_max", t_max), ("attention_lr_factor", attention_lr_factor)):
             if not 0 <= value < float("inf"):
-                raise ValueError(f"{name}={value} must be 0 or more")
+                raise ValueError(f"{name}={value} must be 0 or more, and finite")
         self.momentum, self.t_max, self.anneal, self.inference = momentum, t_max, anneal, inference
         self.squeeze, self.attention_lr_factor = squeeze, attention_lr_factor
         known = {"mlp": {"reduction": reduction}, "low_rank": {"rank": rank}, "eca": {"kernel_size": kernel_size}}
@@ -310,7 +310,7 @@ class DoubleStageST(LSQActivation):
         mean = batch_mean(value)
         if not is_recomputing():
             with torch.no_grad():
-                running.lerp_(mean.to(running.dtype), self.momentum)
+                update(running, mean, self.momentum)
         return value if kept else value + self.mix * (mean - value)
 
     def _positions(self, x: Tensor) -> Tensor:
@@ -333,10 +333,15 @@ _PUBLISHED = {"range_gate": "mlp", "threshold_gate": "mlp", "attention_lr_factor
 
 @register_quantizer("st", weights="lsq")
 class SingleStageST(DoubleStageST):
-    """Single-stage ST: stage one alone, the thresholds stay where the step puts them (t = 0)."""
+    """Single-stage ST: stage one alone, the thresholds stay where the step puts them (t = 0).
 
-    def __init__(self, *args, **settings):
-        super().__init__(*args, **_PUBLISHED | {"threshold_stage": False} | settings)
+    Raises ValueError for a threshold gate.
+    """
+
+    def __init__(self, *args, threshold_gate: str = "none", **settings):
+        if threshold_gate != "none":
+            raise ValueError(f"threshold_gate='{threshold_gate}': st has no stage two; double_st has")
+        super().__init__(*args, **_PUBLISHED | {"threshold_gate": "none"} | settings)
 
 
 @register_quantizer("double_st_frozen", weights="lsq")
@@ -351,9 +356,11 @@ class FrozenDoubleStageST(DoubleStageST):
 
 @register_quantizer("double_st_dynamic", weights="lsq")
 class DynamicDoubleStageST(DoubleStageST):
-    """Double-stage ST with two MLPs that stay, on standardized statistics: the most accurate, and the largest."""
+    """Double-stage ST with two MLPs that stay, on standardized statistics. Raises ValueError for another inference."""
 
-    def __init__(self, *args, **settings):
+    def __init__(self, *args, inference: str = "dynamic", **settings):
+        if inference != "dynamic":
+            raise ValueError(f"inference='{inference}': double_st_dynamic is 'dynamic'; double_st has a choice")
         chosen = {"range_gate": "mlp", "threshold_gate": "mlp", "inference": "dynamic", "anneal": 0.0}
         super().__init__(*args, **chosen | {"standardize": True, "attention_lr_factor": 3.0} | settings)
 

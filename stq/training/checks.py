@@ -18,7 +18,7 @@ from ..quantization.calibration import calibrate
 from ..quantizers import FLOAT_BITS, get_method, list_quantizers
 from .build import add_quantizers, build_backbone, is_quantized, plain
 from .classifier import Classifier
-from .initial_weights import check_start
+from .initial_weights import check_gates, check_start, float_config
 from .loggers import check_logger
 from .trainer import progressive_bits, user_callbacks
 
@@ -88,6 +88,8 @@ def check_before_training(cfg: DictConfig, data: pl.LightningDataModule) -> None
         model = add_quantizers(model, cfg)
         calibrate(model, data.calibration_batch(_SAMPLES))
         _check_target(model, data, cfg.get("target"))
+    if cfg.init.start == "float_baseline" and float_config(cfg).quantizer.method == "float_gates":
+        check_gates(model, cfg.quantizer.method)
     module = Classifier(model, data.num_classes, *(plain(cfg[each]) for each in ("optimizer", "scheduler", "loss")))
     module.check_optimizers()
     with torch.no_grad():

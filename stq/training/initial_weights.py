@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
 from ..errors import InputError, nearest
+from ..quantization.float_weights import gates_of
 from ..quantizers import FLOAT_BITS
 from ..results.runs.config_hash import config_hash, cut_short
 from ..results.runs.legacy_hash import legacy_hash
@@ -88,9 +88,13 @@ def float_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def gates_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What the gates of a network learned: their parameters and the statistics that standardize their inputs."""
-    return {key: value for key, value in state.items() if re.search(r"\.input_quantizer\.\w+_(gate|standard)\.", key)}
+def check_gates(model: nn.Module, method: str) -> None:
+    """Raise InputError where a model of that method would lose the gates that the float network has learned."""
+    if not gates_of(model.state_dict()):
+        raise InputError(
+            f"the float network that init starts from has gates, and quantizer={method} has none: start from one "
+            "without (init=float_baseline), or use quantizer=double_st"
+        )
 
 
 def load_float_weights(model: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:

@@ -7,7 +7,6 @@ import copy
 import datetime
 import logging
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,11 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import InputError, StorageFailed, TrainingFailed
 from ..quantization.calibration import calibrate
+from ..quantization.float_weights import check_gates_fit
 from ..quantization.surgery import adopt_bits
 from ..quantizers.fused import set_kernels
 from ..results.runs.config_hash import config_hash
@@ -32,7 +32,7 @@ from .callbacks.monitor import write_codes
 from .checkpoints import BEST, checkpoint_to_resume, forget_the_ones_before, read_checkpoint, save_state
 from .checks import check_before_training, check_settings
 from .classifier import Classifier
-from .initial_weights import Start, gates_of, read_state, start_from
+from .initial_weights import Start, check_gates, read_state, start_from
 from .loggers import close_loggers
 from .record import cost_of, facts_of, note_other_versions
 from .silence_lightning import quieten
@@ -131,6 +131,9 @@ def _train(cfg: DictConfig, data: pl.LightningDataModule, folder: Path) -> dict[
     if quantized:
         model = add_quantizers(model, cfg)
         own = own_layers(model, cfg)
+    if start.gates:
+        check_gates(model, cfg.quantizer.method)
+    if quantized:
         _calibrate_or_restore(model, start, data)
     set_kernels(cfg.get("kernels") or "plain")
     keep_freed_memory()
@@ -205,17 +208,12 @@ def _calibrate_or_restore(model: nn.Module, start: Start, data: pl.LightningData
     if same:
         model.load_state_dict(state)
         return
-    if start.gates and own.keys() & start.gates.keys():
-        _load_gates(model, start.gates)
+    if start.gates:
+        try:
+            check_gates_fit(model, start.gates)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        model.load_state_dict(start.gates, strict=False)
     summary = calibrate(model, data.calibration_batch())
     signed = [row.path for row in summary if row.input == "signed"]
     log.info("signed inputs: %s; all other quantized inputs are non-negative", ", ".join(signed) or "none")
-
-
-def _load_gates(model: nn.Module, gates: Mapping[str, Tensor]) -> None:
-    """Raises InputError where the model's gates are of another form."""
-    own = {key: value.shape for key, value in gates_of(model.state_dict()).items()}
-    for key in own.keys() | gates.keys():
-        if own.get(key) != (gates[key].shape if key in gates else None):
-            raise InputError(f"the float network that init starts from has other gates: '{key}' does not fit")
-    model.load_state_dict(dict(gates), strict=False)

@@ -104,6 +104,11 @@ def test_a_run_found_twice_is_used_once_and_told(tmp_path, capsys):
     both, err = capsys.readouterr()
     assert both == alone
     assert err.count("is used once") == 1
+    make_run(tmp_path / "again", config_hash="same", started="2026-11-27T00:00:00+00:00")
+    report.main([str(tmp_path)])
+    both, err = capsys.readouterr()
+    assert both == alone
+    assert "two runs of the same configuration and seed, with the same result: it is used once" in err
 
 
 def test_unknown_row_is_answered_with_the_nearest(tmp_path, capsys):

@@ -191,6 +191,10 @@ def test_a_deep_copy_is_equal_and_apart(method):
     [
         ({"method": "lsqq"}, "did you mean 'lsq'"),
         ({"weigth_bits": 2}, r"quantize has no argument 'weigth_bits' \(did you mean 'weight_bits'\?\)"),
+        ({"settings": "t_max=1"}, "are names and values"),
+        ({"settings": {"channels": 1}}, "channels of quantizer 'double_st' is no setting"),
+        ({"method": "st", "settings": {"threshold_gate": "mlp"}}, "st has no stage two"),
+        ({"method": "double_st_dynamic", "settings": {"inference": "static"}}, "double_st_dynamic is 'dynamic'"),
         ({"settings": {"tmax": 1}}, "'double_st' has no setting 'tmax'.*t_max"),
         ({"weight_settings": {"per_chanel": True}}, "'lsq' has no setting 'per_chanel'.*per_channel"),
         ({"layers": {"5": {"method": "lsqq"}}}, "did you mean 'lsq'"),

@@ -6,7 +6,8 @@ import torch
 
 import stq
 from stq.quantizers import get_method
-from stq.quantizers.kept_gates import GAIN_GRID, SHIFT_GRID
+from stq.quantizers.attention import Standardize
+from stq.quantizers.kept_gates import GAIN_GRID, SHIFT_GRID, StoredGate
 from stq.quantizers.registry import get_gate
 
 CHANNELS = 12
@@ -53,6 +54,75 @@ def test_none_is_a_gate_by_name():
     assert "none" in stq.list_gates("n*")
     with pytest.raises(ValueError, match=r"there is no gate named 'nonne': did you mean 'none'\?"):
         get_gate("nonne")
+
+
+class _Modules(stq.Gate):
+    """Uses a module of its own and a buffer, in the way of torch."""
+
+    standardized = True
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.linear = torch.nn.Linear(channels, channels)
+        self.register_buffer("factor", torch.full((channels,), 0.5))
+
+    def map(self, z, parameters):
+        return self.factor * self.linear(z)
+
+
+def test_a_gate_of_modules_is_deployed_in_eight_bits_and_counted():
+    gate = _Modules(CHANNELS)
+    stored, z = StoredGate(gate, "mean", torch.nn.Identity()), torch.randn(5, CHANNELS)
+    p = in_eight_bits(values(gate))
+    expected = 0.5 * (z.double().numpy() @ p["linear.weight"].T + p["linear.bias"])
+    np.testing.assert_allclose(stored(z).detach(), expected, atol=1e-5)
+    sizes = sum(buffer.numel() * buffer.element_size() for buffer in stored.buffers())
+    assert sizes == CHANNELS**2 + CHANNELS + 2 * 4 + 4 * CHANNELS  # codes, a scale of each, the buffer
+
+
+def test_a_gate_of_another_shape_is_refused():
+    class Fewer(stq.Gate):
+        def map(self, z, parameters):
+            return z[:, :1]
+
+    with pytest.raises(ValueError, match=r"Fewer gives \(2, 1\) for \(2, 12\): give one u for each z"):
+        Fewer(CHANNELS)(torch.zeros(2, CHANNELS))
+
+
+def test_statistics_are_running_and_deviations_are_from_the_running_mean():
+    torch.manual_seed(0)
+    standard, mean, variance = Standardize(3, momentum=0.1), np.zeros(3), np.ones(3)
+    for number in range(1, 21):
+        z = torch.randn(4, 3) + torch.tensor([0.0, number, 5.0]) * torch.tensor([1.0, 1.0, number % 2])
+        found = standard(z)
+        weight, of_batch = max(1 / number, 0.1), z.double().numpy()
+        mean += weight * (of_batch.mean(0) - mean)
+        variance += weight * (((of_batch - mean) ** 2).mean(0) - variance)
+        expected = np.clip((of_batch - mean) / np.sqrt(variance + 1e-10), -3, 3)
+        np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_a_channel_that_is_constant_stays_near_zero_in_training_and_as_stored():
+    standard = Standardize(2, momentum=0.02)
+    for _ in range(100):
+        z = torch.stack([torch.randn(8), torch.full((8,), 0.1558147)], dim=1)
+        assert standard(z)[:, 1].abs().max() < 0.1
+    gate = get_gate("channel")(2)
+    torch.nn.init.ones_(gate.weight)
+    assert StoredGate(gate, "mean", standard)(z)[:, 1].abs().max() < 0.1
+
+
+@pytest.mark.parametrize("method", ["double_st", "double_st_frozen"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_batch_that_is_not_finite_leaves_the_statistics(method, bad):
+    torch.manual_seed(0)
+    made = get_method(method).activation(bits=3, channels=4, channel_axis=-3, signed=False, anneal=0.0)
+    x = torch.rand(4, 4, 5, 5)
+    made.calibrate(x)
+    for each in (x.index_fill(0, torch.tensor(0), bad), x):
+        made.train()(each)
+    assert all(value.isfinite().all() for value in made.state_dict().values())
+    assert made.eval()(x).isfinite().all()
 
 
 def quantizer(**settings):

@@ -132,3 +132,23 @@ def test_a_name_that_is_taken_is_refused():
         stq.register_quantizer("lsq")(type("Other", (), {}))
     with pytest.raises(ValueError, match="a weight quantizer named 'sawb' is registered already"):
         stq.register_weight_quantizer("sawb")(type("Other", (), {}))
+
+
+def test_a_class_that_is_defined_again_takes_the_place_of_the_first():
+    made = []
+    for _ in range(2):  # a cell of a notebook, run twice
+
+        @stq.register_gate("again")
+        class Again(stq.Gate):
+            def map(self, z, parameters):
+                return z
+
+        made.append(Again)
+    assert registry.get_gate("again") is made[1]
+
+
+def test_a_decorator_without_a_name_or_a_class_is_refused():
+    with pytest.raises(ValueError, match="a gate is registered with its name in quotes"):
+        stq.register_gate(type("Own", (stq.Gate,), {}))
+    with pytest.raises(ValueError, match="a gate is a class that inherits"):
+        stq.register_gate("function")(lambda channels: None)

@@ -6,10 +6,11 @@ import pytest
 import timm
 import torch
 
+import stq
 from stq.errors import InputError
 from stq.results.runs.result_file import read_result
 from stq.training import train
-from stq.training.build import build_data
+from stq.training.build import build_backbone, build_data
 from stq.training.initial_weights import float_config, float_folder, read_state, start_from
 from tests.composed import compose_config, float_run_of
 
@@ -64,6 +65,18 @@ def test_gates_go_on_from_the_float_baseline_that_has_them(tmp_path):
     )
     with pytest.raises(InputError, match="has other gates"):
         train(other)
+    own = stq.quantize(build_backbone(cfg, build_data(cfg)), "double_st_dynamic")
+    stq.load_float(own, before)
+    assert all(torch.equal(own.state_dict()[key], before[key]) for key in learned)
+
+
+@pytest.mark.parametrize("method", ["lsq", "none"])
+def test_gates_that_a_float_baseline_learns_are_not_thrown_away(method, tmp_path):
+    bits = ("bits=32",) if method == "none" else ()
+    cfg = compose_config(tmp_path, f"quantizer={method}", *bits, "init=gated_float_baseline", folder="lost")
+    with pytest.raises(InputError, match=f"has gates, and quantizer={method} has none: start from one without"):
+        train(cfg)
+    assert not list(tmp_path.glob("**/best.ckpt"))
 
 
 @pytest.mark.parametrize("tag", ["a1_in1k", "tv_in1k"])

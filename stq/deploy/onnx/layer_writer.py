@@ -3,7 +3,9 @@
 A layer whose output goes to a quantizer alone runs on codes: DequantizeLinear - Conv - QuantizeLinear, which runtimes
 fuse into one integer convolution. Any other needs its sums as real numbers (before a residual addition): on pictures
 that are small for their channels a matrix product of integers on gathered patches, on others ConvInteger, which need
-not gather them first but packs its weights at every call.
+not gather them first but packs its weights at every call. Where a gate takes means over the positions next, channels
+come before positions: ONNX Runtime adds and reduces along the last axis, and is up to seven times slower where the
+channels are there.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from onnx import TensorProto, helper
 from ..about import About
 from ..integer.requantize import Requantization
 from ..integer.saturation import INT16_MAX, largest_magnitude
-from ..network import INTEGER_LAYERS, Network, Node
+from ..network import INTEGER_LAYERS, QUANTIZERS, Network, Node
 from .graph_writer import GraphWriter, geometry
 
 _EXACT_FLOAT32 = 2**24
@@ -35,6 +37,7 @@ class LayerWriter(GraphWriter):
         super().__init__(network, input_size, about)
         self.requantized = requantized
         self.pooled: set[str] = set()  # pooling nodes that are done already
+        self._squeezed: dict[str, bool] = {}
 
     def storage(self, node: Node) -> tuple[int, int, int]:
         """(gain, largest, zero) of the stored codes of a node; ``zero`` is the stored form of operand 0."""
@@ -96,7 +99,28 @@ class LayerWriter(GraphWriter):
             return self._conv_in_float
         # measured: on larger pictures, or with fewer channels in a row, gathering the patches costs more than it saves
         small = np.prod(self.shapes[layer.name][2:]) <= codes.shape[1] ** 2
-        return self._conv_as_product if small or codes[0, 0].size == 1 or layer["groups"] > 1 else self._conv_integer
+        if codes[0, 0].size == 1 and layer["groups"] == 1:
+            return self._conv_integer if self._is_squeezed(layer) else self._conv_as_product
+        return self._conv_as_product if small or layer["groups"] > 1 else self._conv_integer
+
+    def _is_squeezed(self, layer: Node) -> bool:
+        """Whether something takes a mean or the like over the positions of its output, before it is quantized."""
+        if layer.name not in self._squeezed:
+            self._squeezed[layer.name] = self._leads_to_a_squeeze(layer)
+        return self._squeezed[layer.name]
+
+    def _leads_to_a_squeeze(self, layer: Node) -> bool:
+        seen, ahead = set(), [*self.users[layer.name]]
+        while ahead:
+            node = ahead.pop()
+            if node.name in seen or node.op in (*QUANTIZERS, *INTEGER_LAYERS):
+                continue
+            seen.add(node.name)
+            shape = self.shapes[node.name]
+            if np.prod(shape[2:]) == 1 < np.prod(self.shapes[layer.name][2:]):
+                return True
+            ahead += self.users[node.name]
+        return False
 
     def _conv_to_codes(self, layer: Node, stored: str) -> str:
         """Real-valued Conv between DequantizeLinear and the QuantizeLinear of the threshold node after it."""
@@ -115,14 +139,14 @@ class LayerWriter(GraphWriter):
     def _conv_in_float(self, layer: Node, stored: str) -> str:
         """Depthwise and grouped convolutions: a float kernel on integers, whose sums float32 holds exactly."""
         _, _, zero = self.storage(self.source(layer))
-        x = self.emit("DequantizeLinear", stored, self.constant(1.0, np.float32), self.constant(zero, np.uint8))
+        x = self.emit("Cast", stored, to=TensorProto.FLOAT)
+        x = x if zero == 0 else self.emit("Sub", x, self.constant(zero, np.float32))
         codes = layer.arrays["weight"]
         if codes.min() < -128 or codes.max() > 127:
             weight = self.constant(codes, np.float32, f"{layer.name}.weight")
         else:
             weight = self.emit("Cast", self.weight(layer, codes), to=TensorProto.FLOAT)
-        # as an integer, which also keeps runtimes from folding the scale into the weights and rounding otherwise
-        return self.emit("Cast", self.emit("Conv", x, weight, **geometry(layer)), to=TensorProto.INT32)
+        return self.emit("Conv", x, weight, **geometry(layer))
 
     def _conv_integer(self, layer: Node, stored: str) -> str:
         """ConvInteger, with unsigned weights."""
@@ -146,6 +170,9 @@ class LayerWriter(GraphWriter):
             matrix = weights.transpose(*range(2, dims), 1, 0).reshape(-1, len(weights))
             sums.append(self._product(layer, self._patches(layer, part), matrix))
         whole = sums[0] if groups == 1 else self.emit("Concat", *sums, axis=-1)
+        if self._is_squeezed(layer):  # here, before the Reshape, or the runtime moves it behind all that follows
+            whole = self.emit("Transpose", whole, perm=[0, 2, 1])
+            return self.emit("Reshape", whole, self.constant([0, outputs, *self.shapes[layer.name][2:]], np.int64))
         whole = self.emit("Reshape", whole, self.constant([0, *self.shapes[layer.name][2:], outputs], np.int64))
         return self.emit("Transpose", whole, perm=[0, dims - 1, *range(1, dims - 1)])
 
@@ -183,11 +210,11 @@ class LayerWriter(GraphWriter):
     def _real(self, layer: Node, sums: str) -> str:
         """``multiplier * sums + bias``, pooled where a pooling comes next."""
         dims = 2 if layer.op == "linear" else layer.arrays["weight"].ndim
-        real, multiplier = self.emit("Cast", sums, to=TensorProto.FLOAT), layer.arrays["multiplier"]
         scale, bias = (self.channels(layer.arrays[key], dims) for key in ("multiplier", "bias"))
-        if "offset_multiplier" in layer.arrays:
-            return self.emit("Add", self.emit("Mul", real, scale), self._offset_map(layer))
-        pool = self._pool_after(layer)
+        if layer.op == "conv" and self._form(layer) == self._conv_in_float:
+            return self._moved(layer, self._scaled_apart(layer, sums), bias)
+        real, multiplier = self.emit("Cast", sums, to=TensorProto.FLOAT), layer.arrays["multiplier"]
+        pool = None if "offset_multiplier" in layer.arrays else self._pool_after(layer)
         if pool and (multiplier >= 0).all():
             real = self._max_pool(pool, real)
         real = self.emit("Mul", real, scale)
@@ -195,7 +222,19 @@ class LayerWriter(GraphWriter):
             real = self._max_pool(pool, real)
         if pool:
             self.pooled.add(pool.name)
+        return self._moved(layer, real, bias)
+
+    def _moved(self, layer: Node, real: str, bias: str) -> str:
+        if "offset_multiplier" in layer.arrays:
+            return self.emit("Add", real, self._offset_map(layer))
         return self.emit("Add", real, bias) if layer.arrays["bias"].any() else real
+
+    def _scaled_apart(self, layer: Node, sums: str) -> str:
+        """``multiplier * sums``, in another shape: runtimes fold a scale into weights beside it, and round then."""
+        _, outputs, *sizes = self.shapes[layer.name]
+        flat = self.emit("Reshape", sums, self.constant([0, outputs, -1], np.int64))
+        real = self.emit("Mul", flat, self.channels(layer.arrays["multiplier"], 3))
+        return self.emit("Reshape", real, self.constant([0, outputs, *sizes], np.int64))
 
     def _pool_after(self, layer: Node) -> Node | None:
         """The pooling that can run before scale, bias and ReLU, which are increasing and then have fewer values."""

@@ -104,12 +104,14 @@ def _once(runs: list[Run], notes: list[str]) -> list[Run]:
         first = seen.setdefault(key, run)
         if first is run:
             continue
-        if first.result["started"] != run.result["started"] or first.accuracy != run.accuracy:
+        if first.accuracy != run.accuracy:
             raise InputError(
                 f"two runs of the same configuration and seed differ, {first.place} and {run.place} (configuration "
                 f"{key[0]}, seed {key[1]}): leave one out"
             )
-        notes.append(f"{first.place} and {run.place} are the same run: it is used once")
+        same = first.result["started"] == run.result["started"]
+        what = "the same run" if same else "two runs of the same configuration and seed, with the same result"
+        notes.append(f"{first.place} and {run.place} are {what}: it is used once")
     return list(seen.values())
 
 

@@ -16,7 +16,7 @@ _BEFORE_GATES = {"range_gate": "mlp", "threshold_gate": "mlp", "inference": "sta
 
 def implied_settings(method: str) -> dict[str, Any]:
     """What the settings of a method mean that do not say so, as those of runs from before gates could be chosen."""
-    return dict(_BEFORE_GATES) if method in _GATED else {}
+    return _BEFORE_GATES | ({"threshold_gate": "none"} if method == "st" else {}) if method in _GATED else {}
 
 
 def deciding_settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,6 +34,22 @@ def differing(settings: Iterable[Mapping[str, Any]]) -> list[str]:
     for key in {key for each in all_settings for key in each}:
         values[key] = {shown(each, key) for each in all_settings}
     return sorted(key for key, distinct in values.items() if len(distinct) > 1)
+
+
+def without_echoes(keys: Iterable[str], settings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The keys, of those that some runs lack and that tell the same runs apart only one: the method, or else the first.
+
+    A whole group of settings that some runs have, such as those of a float run with gates, is one difference.
+    """
+    settings, kept, told = list(settings), [], set()
+    for key in sorted(keys, key=lambda key: not key.endswith(".method")):
+        values = [shown(each, key) for each in settings]
+        apart = tuple(values.index(value) for value in values)
+        if any(key not in each for each in settings) and apart in told:
+            continue
+        told |= {apart} if any(key not in each for each in settings) else set()
+        kept.append(key)
+    return sorted(kept)
 
 
 def shown(settings: Mapping[str, Any], key: str) -> str:
@@ -59,7 +75,8 @@ def in_order(value: str) -> tuple[float, str]:
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """The last part of each dotted key, more of it where that would be ambiguous."""
+    """The last part of each dotted key, all of it where that would be ambiguous."""
     keys = list(keys)
     last = [key.rpartition(".")[2] for key in keys]
-    return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
+    clear = [name != "method" and last.count(name) == 1 for name in last]  # the method of what?
+    return {key: name if alone else key for key, name, alone in zip(keys, last, clear, strict=True)}

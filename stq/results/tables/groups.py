@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ...errors import InputError
 from ..runs.run import Run
-from ..runs.settings import brief, differing, in_order, short_names, shown
+from ..runs.settings import brief, differing, in_order, short_names, shown, without_echoes
 from .significance import mean_and_spread
 
 FLOAT = "float baseline"
@@ -167,7 +167,7 @@ def _rows(method: str, label: str, runs: list[Run]) -> list[Row]:
     for run in runs:
         cells[run.bits].append(run)
     factors = sorted({key for members in cells.values() for key in differing(run.settings for run in members)})
-    factors = [key for key in factors if not _goes_with_seed(key, runs)]
+    factors = without_echoes([key for key in factors if not _goes_with_seed(key, runs)], [run.settings for run in runs])
     names = short_names(factors)
     split: dict[tuple[str, ...], dict[Bits, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
