@@ -40,7 +40,7 @@ from .base import FLOAT_BITS, is_recomputing, sign_ste
 from .fused import Kernel, fused, fused_mean, wide_type
 from .gates import Gate
 from .kept_gates import KeptGates, StoredGate, per_sample, positions, relative
-from .lsq import LSQActivation
+from .lsq import LSQActivation, initial_step
 from .record import ActivationRecord, clip, round_ste
 from .registry import get_gate, register_quantizer
 
@@ -369,6 +369,8 @@ class DynamicDoubleStageST(DoubleStageST):
 class FloatGates(DoubleStageST):
     """The gates of double-stage ST in a float network: ``g x - t s``, s the step of a quantizer of 3 bits.
 
+    That step is not learned, for a float network would make it what it likes: it is a running mean of the step that a
+    quantizer starts with, so that shifts of so many codes are about as large once the network is quantized.
     Of a non-negative input, what falls below zero is zero, as it is when it is quantized: a network that had learned to
     use it would lose it then.
 
@@ -385,6 +387,18 @@ class FloatGates(DoubleStageST):
             raise ValueError(f"bits={bits}: float_gates leaves its layers in float: use bits=32")
         super().__init__(self._codes_of, *args, **settings)
         self.bits = FLOAT_BITS
+        self.raw_step.requires_grad_(False)
+
+    def step(self, x: Tensor) -> Tensor:
+        """The running mean; updated in training."""
+        if self.training and not is_recomputing():
+            with torch.no_grad():
+                step = self.bounded("step").clone()
+                update(
+                    step, batch_mean(initial_step(x, self.high, binary=False).reshape(1, 1)).squeeze(0), self.momentum
+                )
+                self.set_positive("step", step)
+        return self.bounded("step")
 
     @property
     def levels(self) -> int:

@@ -206,6 +206,19 @@ def test_float_gates_are_what_is_rounded_without_rounding():
     torch.testing.assert_close(float_gates.train()(x), expected, atol=1e-2, rtol=1e-2)  # but for the statistics
 
 
+def test_the_step_of_float_gates_is_what_a_quantizer_would_start_with():
+    torch.manual_seed(0)
+    made = get_method("float_gates").activation(32, CHANNELS, -3, False, momentum=0.1)
+    x = torch.rand(8, CHANNELS, 4, 4)
+    made.calibrate(x)
+    expected = 2 * x.mean().item() / 7**0.5
+    for number in range(1, 5):
+        torch.testing.assert_close(made.bounded("step").item(), expected)
+        made.train()(number * x).sum().backward()
+        expected += 0.1 * (2 * number * x.mean().item() / 7**0.5 - expected)
+    assert made.raw_step.grad is None
+
+
 def test_float_gates_leave_the_weights_and_need_float():
     model = torch.nn.Sequential(*(torch.nn.Conv2d(3, 3, 1) for _ in range(4)))
     stq.quantize(model, "float_gates", weight_bits=32, activation_bits=32)
