@@ -114,8 +114,7 @@ class DoubleStageST(LSQActivation):
         super().__init__(*args, **common)
         if inference not in INFERENCE:
             raise ValueError(f"inference='{inference}' must be one of {', '.join(INFERENCE)}")
-        if squeeze not in SQUEEZES:
-            raise ValueError(f"squeeze='{squeeze}' must be one of {', '.join(SQUEEZES)}")
+        _check_squeeze(squeeze)
         if not 0 < momentum <= 1:
             raise ValueError(f"momentum={momentum} must be above 0 and at most 1")
         for name, value in (("reduction", reduction), ("rank", rank), ("kernel_size", kernel_size)):
@@ -133,6 +132,8 @@ class DoubleStageST(LSQActivation):
             build(self.channels, **known.get(name, {})) if there and (build := get_gate(name)) is not None else None
             for name, there in ((range_gate, range_stage), (threshold_gate, threshold_stage))
         )
+        for gate in (self.range_gate, self.threshold_gate):
+            _check_squeeze(squeeze if gate is None else gate.squeeze or squeeze)
         self.range_standard, self.threshold_standard = (
             Standardize(self.channels, momentum) if _standardized(gate, standardize) else nn.Identity()
             for gate in (self.range_gate, self.threshold_gate)
@@ -318,6 +319,11 @@ class DoubleStageST(LSQActivation):
 
     def _per_sample(self, value: Tensor, x: Tensor) -> Tensor:
         return per_sample(value, x, self.channel_axis)
+
+
+def _check_squeeze(name: str) -> None:
+    if name not in SQUEEZES:
+        raise ValueError(f"squeeze='{name}' must be one of {', '.join(SQUEEZES)}")
 
 
 def _standardized(gate: Gate | None, wanted: bool) -> bool:
