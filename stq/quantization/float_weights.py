@@ -41,9 +41,16 @@ def gates_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def check_gates_fit(model: nn.Module, gates: Mapping[str, Tensor]) -> None:
     """Raise ValueError where the model's gates are of another form."""
     own = {key: value.shape for key, value in gates_of(model.state_dict()).items()}
+    if not own:
+        raise ValueError(
+            "the float network has gates, and the model has none: quantize it by double_st, with those gates"
+        )
     for key in sorted(own.keys() | gates.keys()):
         if own.get(key) != (gates[key].shape if key in gates else None):
-            raise ValueError(f"the float network has other gates: '{key}' does not fit")
+            raise ValueError(
+                f"the float network has other gates: '{key}' does not fit; give both the same range_gate, "
+                "threshold_gate and settings of these"
+            )
 
 
 def _of_a_quantizer(key: str) -> bool:

@@ -108,7 +108,7 @@ def register_gate(name: str) -> Callable[[type], type]:
 
 
 def _checked_gate(cls: type) -> type:
-    if not hasattr(cls, "map"):
+    if getattr(getattr(cls, "map", None), "__isabstractmethod__", not hasattr(cls, "map")):
         raise ValueError(f"a gate is a class that inherits stq.Gate and writes map(z, parameters), not {cls!r}")
     return cls
 

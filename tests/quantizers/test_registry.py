@@ -152,3 +152,5 @@ def test_a_decorator_without_a_name_or_a_class_is_refused():
         stq.register_gate(type("Own", (stq.Gate,), {}))
     with pytest.raises(ValueError, match="a gate is a class that inherits"):
         stq.register_gate("function")(lambda channels: None)
+    with pytest.raises(ValueError, match="a gate is a class that inherits"):
+        stq.register_gate("without")(type("WithoutMap", (stq.Gate,), {}))

@@ -117,8 +117,8 @@ class LayerWriter(GraphWriter):
                 continue
             seen.add(node.name)
             shape = self.shapes[node.name]
-            if np.prod(shape[2:]) == 1 < np.prod(self.shapes[layer.name][2:]):
-                return True
+            if np.prod(shape[2:]) == 1 and np.prod(shape[1:]) < np.prod(self.shapes[node.inputs[0]][1:]):
+                return True  # unlike Flatten, which has one position too, but loses none
             ahead += self.users[node.name]
         return False
 

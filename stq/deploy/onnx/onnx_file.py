@@ -49,9 +49,11 @@ def _fuse(network: Network, input_size: tuple[int, ...]) -> tuple[Network, dict[
 class _Writer(LayerWriter):
     """Adds what makes and reads codes."""
 
-    def _clipped(self, stored: str, levels: int, dtype: type = np.uint8) -> str:
+    def _clipped(self, stored: str, levels: int, dtype: type = np.uint8, offset: int = 0) -> str:
         """Clip stored codes to their range; the type saturates on both sides where all 256 values are in use."""
-        return stored if levels == 255 else self.emit("Clip", stored, *(self.constant(v, dtype) for v in (0, levels)))
+        if levels == 255:
+            return stored
+        return self.emit("Clip", stored, *(self.constant(value - offset, dtype) for value in (0, levels)))
 
     def _quantize(self, node: Node, x: str) -> str:
         gain, levels, _ = self.storage(node)
@@ -66,7 +68,7 @@ class _Writer(LayerWriter):
         dtype, offset = self.stored_type(node)
         zero = self.constant(-node["low"] * gain - offset, dtype)
         stored = self.emit("QuantizeLinear", value, self.constant(1.0 / gain, np.float32), zero)
-        return self._clipped(stored, levels, dtype)
+        return self._clipped(stored, levels, dtype, offset)
 
     def _compare(self, node: Node, x: str) -> str:
         """How many levels are at most x, all compared at once along an axis of their own."""

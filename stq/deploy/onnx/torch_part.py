@@ -84,11 +84,20 @@ class TorchPart:
         new = onnx.NodeProto()
         new.CopyFrom(node)
         del new.input[:], new.output[:]
-        new.input.extend([self._write(name) for name in node.input])
+        new.input.extend([self._write(name) for name in self._inputs(node)])
         new.output.extend([f"torch.{name}" if name else "" for name in node.output])
         new.name = new.output[0]
         self.written |= dict(zip(node.output, new.output, strict=True))
         self.append(new)
+
+    def _inputs(self, node: onnx.NodeProto) -> list[str]:
+        """Its inputs, without the zeros that torch writes for a missing bias: with three axes they are no vector."""
+        names = [*node.input]
+        made = self.makers.get(names[2]) if node.op_type == "Conv" and len(names) == 3 else None
+        while made is not None and made.op_type in ("Expand", "CastLike"):
+            made = self.makers.get(made.input[0])
+        is_zero = made is not None and made.op_type == "Constant" and not _value(made).any()
+        return names[:2] if is_zero else names
 
 
 class _Part(nn.Module):
@@ -203,6 +212,10 @@ def _schema(name: str) -> onnx.defs.OpSchema:
         outputs=[kind("output", "tensor(float)")],
         attributes=[onnx.defs.OpSchema.Attribute("name", onnx.defs.OpSchema.AttrType.STRING)],
     )
+
+
+def _value(constant: onnx.NodeProto) -> np.ndarray:
+    return numpy_helper.to_array(next(attribute.t for attribute in constant.attribute if attribute.name == "value"))
 
 
 def _name(node: onnx.NodeProto) -> str:

@@ -39,7 +39,7 @@ from .schema import ANY, MOST, SCHEMA, check_consistent, is_number, is_sizes, is
 FORMAT, VERSION = "stq-packed", 4
 _ARRAYS = "arrays"  # the tensor of all arrays but weights
 _TYPES = ("float32", "float16", "int64", "int32", "bool")
-_COMPRESSED, _LONG = "zlib:", 2**14  # of the description, in characters
+_COMPRESSED, _LONG = "zlib:", 2**12  # of the description, in characters
 _MOST_TEXT = 2**26
 _MOST_VALUES = 2**28  # elements of any value
 

@@ -110,6 +110,48 @@ def test_signed_codes_only_where_no_kernel_saturates(spread, kind, tmp_path):
     assert onnx.numpy_helper.to_array(point).dtype == kind
 
 
+@pytest.mark.parametrize("method", ["dorefa", "pact"])
+@pytest.mark.parametrize("size", [1, 3])
+def test_signed_8_bit_codes_of_254_levels_go_into_conv_integer(method, size, tmp_path):
+    torch.manual_seed(0)
+    last = [nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)]
+    model = nn.Sequential(nn.Conv2d(4, 4, size, padding=size // 2), *last)
+    stq.quantize(model, method, weight_bits=4, activation_bits=8, first_last_bits=None)
+    x = torch.randn(4, 4, 9, 9)
+    stq.calibrate(model, x)
+    network = freeze(model.eval(), x)
+    path = stq.export(network, x, tmp_path / "model.onnx")
+    assert "ConvInteger" in {node.op_type for node in onnx.load(path).graph.node}
+    np.testing.assert_allclose(scores(path, 9 * x), run(network, 9 * x), atol=1e-5)
+
+
+def test_sums_have_channels_first_where_means_are_taken_of_them(tmp_path):
+    """A mean over positions, or a constant a channel, is slow in ONNX Runtime where channels come last."""
+    torch.manual_seed(0)
+    x, transposed = torch.rand(2, 8, 6, 6), {}
+    for name, last in {"means": nn.AdaptiveAvgPool2d(1), "none": nn.Identity()}.items():
+        model = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.SiLU(), last, nn.Flatten(), nn.LazyLinear(3))
+        model(x)
+        stq.quantize(model, "lsq", first_last_bits=None)
+        stq.calibrate(model, x)
+        network = freeze(model.eval(), x)
+        path = stq.export(network, x, tmp_path / f"{name}.onnx")
+        np.testing.assert_allclose(scores(path, x), run(network, x), atol=1e-5)
+        graph = onnx.load(path).graph
+        transposed[name] = [len(node.attribute[0].ints) for node in graph.node if node.op_type == "Transpose"]
+    assert transposed == {"means": [4, 3], "none": [4, 4]}  # axes: the second before the Reshape that gives it two more
+
+
+def test_a_float_convolution_of_three_axes_without_bias(tmp_path):
+    model = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(256, 5))
+    stq.quantize(model, "lsq", first_last_bits=8)
+    x = torch.randn(3, 1, 4, 4, 4)
+    stq.calibrate(model, x)
+    network = freeze(model.eval(), x)
+    path = stq.export(network, x, tmp_path / "model.onnx")
+    np.testing.assert_allclose(scores(path, x), run(network, x), atol=1e-5)
+
+
 def test_odd_8_bit_weights_beyond_int8(tmp_path):
     torch.manual_seed(0)
     model = awaken(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10)))
