@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import inspect
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -108,7 +109,7 @@ def register_gate(name: str) -> Callable[[type], type]:
 
 
 def _checked_gate(cls: type) -> type:
-    if getattr(getattr(cls, "map", None), "__isabstractmethod__", not hasattr(cls, "map")):
+    if not hasattr(cls, "map") or inspect.isabstract(cls):
         raise ValueError(f"a gate is a class that inherits stq.Gate and writes map(z, parameters), not {cls!r}")
     return cls
 

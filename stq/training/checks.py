@@ -61,8 +61,7 @@ def check_settings(cfg: DictConfig) -> None:
         )
     check_logger(cfg)
     method = cfg.quantizer.method
-    floats = method in list_quantizers() and is_quantized(cfg) and not get_method(method).rounds
-    if floats and {cfg.weight_bits, cfg.activation_bits} != {FLOAT_BITS}:
+    if _leaves_float(method) and {cfg.weight_bits, cfg.activation_bits} != {FLOAT_BITS}:
         raise InputError(f"quantizer={method} leaves its layers in float, so bits={cfg.bits} does nothing: use bits=32")
     if cfg.trainer.max_epochs == -1 and not (cfg.trainer.get("max_steps") or cfg.trainer.get("max_time")):
         raise InputError("trainer.max_epochs=-1 needs a length in steps: +trainer.max_steps=NUMBER")
@@ -88,7 +87,7 @@ def check_before_training(cfg: DictConfig, data: pl.LightningDataModule) -> None
         model = add_quantizers(model, cfg)
         calibrate(model, data.calibration_batch(_SAMPLES))
         _check_target(model, data, cfg.get("target"))
-    if cfg.init.start == "float_baseline" and float_config(cfg).quantizer.method == "float_gates":
+    if cfg.init.start == "float_baseline" and _leaves_float(float_config(cfg).quantizer.method):
         check_gates(model, cfg.quantizer.method)
     module = Classifier(model, data.num_classes, *(plain(cfg[each]) for each in ("optimizer", "scheduler", "loss")))
     module.check_optimizers()
@@ -100,6 +99,11 @@ def check_before_training(cfg: DictConfig, data: pl.LightningDataModule) -> None
             f"the model gives {shape} for {_SAMPLES} images; a classifier of {data.num_classes} classes gives "
             f"{(_SAMPLES, data.num_classes)}"
         )
+
+
+def _leaves_float(method: str) -> bool:
+    """Whether it is a method that only puts gates into a float network."""
+    return method in list_quantizers() and not get_method(method).rounds
 
 
 def _check_target(model: nn.Module, data: pl.LightningDataModule, name: str | None) -> None:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
 from ..errors import InputError, nearest
-from ..quantization.float_weights import gates_of
+from ..quantization.float_weights import check_gates_fit, gates_of
 from ..quantizers import FLOAT_BITS
 from ..results.runs.config_hash import config_hash, cut_short
 from ..results.runs.legacy_hash import legacy_hash
@@ -88,13 +88,21 @@ def float_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def check_gates(model: nn.Module, method: str) -> None:
-    """Raise InputError where a model of that method would lose the gates that the float network has learned."""
+def check_gates(model: nn.Module, method: str, gates: dict[str, Tensor] | None = None) -> None:
+    """Raise InputError where a model of that method would lose the gates that the float network has learned.
+
+    gates: what they learned, where it is known.
+    """
     if not gates_of(model.state_dict()):
         raise InputError(
             f"the float network that init starts from has gates, and quantizer={method} has none: start from one "
             "without (init=float_baseline), or use quantizer=double_st"
         )
+    if gates is not None:
+        try:
+            check_gates_fit(model, gates)
+        except ValueError as error:
+            raise InputError(str(error)) from error
 
 
 def load_float_weights(model: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:

@@ -18,7 +18,6 @@ from torch import nn
 
 from ..errors import InputError, StorageFailed, TrainingFailed
 from ..quantization.calibration import calibrate
-from ..quantization.float_weights import check_gates_fit
 from ..quantization.surgery import adopt_bits
 from ..quantizers.fused import set_kernels
 from ..results.runs.config_hash import config_hash
@@ -132,7 +131,7 @@ def _train(cfg: DictConfig, data: pl.LightningDataModule, folder: Path) -> dict[
         model = add_quantizers(model, cfg)
         own = own_layers(model, cfg)
     if start.gates:
-        check_gates(model, cfg.quantizer.method)
+        check_gates(model, cfg.quantizer.method, start.gates)
     if quantized:
         _calibrate_or_restore(model, start, data)
     set_kernels(cfg.get("kernels") or "plain")
@@ -209,10 +208,6 @@ def _calibrate_or_restore(model: nn.Module, start: Start, data: pl.LightningData
         model.load_state_dict(state)
         return
     if start.gates:
-        try:
-            check_gates_fit(model, start.gates)
-        except ValueError as error:
-            raise InputError(str(error)) from error
         model.load_state_dict(start.gates, strict=False)
     summary = calibrate(model, data.calibration_batch())
     signed = [row.path for row in summary if row.input == "signed"]

@@ -9,6 +9,8 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
+from ..results.runs.run import FLOAT_METHODS
+
 
 @rank_zero_only
 def print_summary(result: dict[str, Any], folder: str | Path) -> None:
@@ -19,11 +21,10 @@ def print_summary(result: dict[str, Any], folder: str | Path) -> None:
     if result["float_test_top1"] is not None:
         table.add_row("float test top-1", f"{result['float_test_top1']:.2f} %")
     bits = f"{result['method']}, weights {result['weight_bits']} bits, activations {result['activation_bits']} bits"
-    names = {"none": "float", "float_gates": "float with gates"}
-    name = names.get(result["method"], bits)
+    name = FLOAT_METHODS.get(result["method"], bits)
     table.add_row(f"test top-1 ({name})", f"{result['test_top1']:.2f} %")
     table.add_row("size in float", f"{result['float_size_bytes'] / 1024:.1f} KiB")
-    if result["method"] not in names:
+    if result["method"] not in FLOAT_METHODS:
         ratio = result["float_size_bytes"] / result["size_bytes"]
         table.add_row("size quantized", f"{result['size_bytes'] / 1024:.1f} KiB ({ratio:.1f} times smaller)")
     table.add_row("run folder", str(folder))

@@ -37,7 +37,6 @@ class LayerWriter(GraphWriter):
         super().__init__(network, input_size, about)
         self.requantized = requantized
         self.pooled: set[str] = set()  # pooling nodes that are done already
-        self._squeezed: dict[str, bool] = {}
 
     def storage(self, node: Node) -> tuple[int, int, int]:
         """(gain, largest, zero) of the stored codes of a node; ``zero`` is the stored form of operand 0."""
@@ -105,11 +104,6 @@ class LayerWriter(GraphWriter):
 
     def _is_squeezed(self, layer: Node) -> bool:
         """Whether something takes a mean or the like over the positions of its output, before it is quantized."""
-        if layer.name not in self._squeezed:
-            self._squeezed[layer.name] = self._leads_to_a_squeeze(layer)
-        return self._squeezed[layer.name]
-
-    def _leads_to_a_squeeze(self, layer: Node) -> bool:
         seen, ahead = set(), [*self.users[layer.name]]
         while ahead:
             node = ahead.pop()
@@ -210,24 +204,25 @@ class LayerWriter(GraphWriter):
     def _real(self, layer: Node, sums: str) -> str:
         """``multiplier * sums + bias``, pooled where a pooling comes next."""
         dims = 2 if layer.op == "linear" else layer.arrays["weight"].ndim
-        scale, bias = (self.channels(layer.arrays[key], dims) for key in ("multiplier", "bias"))
         if layer.op == "conv" and self._form(layer) == self._conv_in_float:
-            return self._moved(layer, self._scaled_apart(layer, sums), bias)
+            return self._moved(layer, self._scaled_apart(layer, sums), dims)
         real, multiplier = self.emit("Cast", sums, to=TensorProto.FLOAT), layer.arrays["multiplier"]
         pool = None if "offset_multiplier" in layer.arrays else self._pool_after(layer)
         if pool and (multiplier >= 0).all():
             real = self._max_pool(pool, real)
-        real = self.emit("Mul", real, scale)
+        real = self.emit("Mul", real, self.channels(multiplier, dims))
         if pool and (multiplier < 0).any():
             real = self._max_pool(pool, real)
         if pool:
             self.pooled.add(pool.name)
-        return self._moved(layer, real, bias)
+        return self._moved(layer, real, dims)
 
-    def _moved(self, layer: Node, real: str, bias: str) -> str:
+    def _moved(self, layer: Node, real: str, dims: int) -> str:
+        """``real + bias``, with the input's offset where it has one."""
         if "offset_multiplier" in layer.arrays:
             return self.emit("Add", real, self._offset_map(layer))
-        return self.emit("Add", real, bias) if layer.arrays["bias"].any() else real
+        bias = layer.arrays["bias"]
+        return self.emit("Add", real, self.channels(bias, dims)) if bias.any() else real
 
     def _scaled_apart(self, layer: Node, sums: str) -> str:
         """``multiplier * sums``, in another shape: runtimes fold a scale into weights beside it, and round then."""

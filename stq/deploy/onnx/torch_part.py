@@ -96,8 +96,10 @@ class TorchPart:
         made = self.makers.get(names[2]) if node.op_type == "Conv" and len(names) == 3 else None
         while made is not None and made.op_type in ("Expand", "CastLike"):
             made = self.makers.get(made.input[0])
-        is_zero = made is not None and made.op_type == "Constant" and not _value(made).any()
-        return names[:2] if is_zero else names
+        values = (
+            [] if made is None or made.op_type != "Constant" else [a.t for a in made.attribute if a.name == "value"]
+        )
+        return names[:2] if any(not numpy_helper.to_array(value).any() for value in values) else names
 
 
 class _Part(nn.Module):
@@ -212,10 +214,6 @@ def _schema(name: str) -> onnx.defs.OpSchema:
         outputs=[kind("output", "tensor(float)")],
         attributes=[onnx.defs.OpSchema.Attribute("name", onnx.defs.OpSchema.AttrType.STRING)],
     )
-
-
-def _value(constant: onnx.NodeProto) -> np.ndarray:
-    return numpy_helper.to_array(next(attribute.t for attribute in constant.attribute if attribute.name == "value"))
 
 
 def _name(node: onnx.NodeProto) -> str:

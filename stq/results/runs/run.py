@@ -15,6 +15,7 @@ from .result_file import FILE_NAME
 from .settings import deciding_settings, implied_settings
 
 RECORDED = "results.jsonl"
+FLOAT_METHODS = {"none": "float", "float_gates": "float with gates"}  # that leave a network in float, as they are told
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from .config_hash import LOCATED, covered, flat
 # told by the table itself, or by the result
 _ELSEWHERE = {"weight_bits", "activation_bits", "first_last_bits", "seed", "model.name", "data.name"}
 _ELSEWHERE |= {"quantizer.method", "trainer.max_epochs"}
-_GATED = ("double_st", "st")
 _BEFORE_GATES = {"range_gate": "mlp", "threshold_gate": "mlp", "inference": "static", "attention_lr_factor": 1.0}
+_IMPLIED = {"double_st": _BEFORE_GATES, "st": _BEFORE_GATES | {"threshold_gate": "none"}}
 
 
 def implied_settings(method: str) -> dict[str, Any]:
     """What the settings of a method mean that do not say so, as those of runs from before gates could be chosen."""
-    return _BEFORE_GATES | ({"threshold_gate": "none"} if method == "st" else {}) if method in _GATED else {}
+    return dict(_IMPLIED.get(method, {}))
 
 
 def deciding_settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,11 +43,12 @@ def without_echoes(keys: Iterable[str], settings: Iterable[Mapping[str, Any]]) -
     """
     settings, kept, told = list(settings), [], set()
     for key in sorted(keys, key=lambda key: not key.endswith(".method")):
-        values = [shown(each, key) for each in settings]
-        apart = tuple(values.index(value) for value in values)
-        if any(key not in each for each in settings) and apart in told:
-            continue
-        told |= {apart} if any(key not in each for each in settings) else set()
+        if any(key not in each for each in settings):
+            values = [shown(each, key) for each in settings]
+            apart = tuple(values.index(value) for value in values)
+            if apart in told:
+                continue
+            told.add(apart)
         kept.append(key)
     return sorted(kept)
 

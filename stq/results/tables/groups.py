@@ -7,14 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ...errors import InputError
-from ..runs.run import Run
+from ..runs.run import FLOAT_METHODS, Run
 from ..runs.settings import brief, differing, in_order, short_names, shown, without_echoes
 from .significance import mean_and_spread
 
 FLOAT = "float baseline"
 FLOAT_CONTROL = "float, trained on"
-FLOAT_GATES = "float with gates"
-FLOAT_METHODS = ("none", "float_gates")
+FLOAT_GATES = FLOAT_METHODS["float_gates"]
 Bits = tuple[int, int]
 
 

@@ -27,9 +27,6 @@ def read(path):
             scale, value = 1, tensors.get(f"{name}/{key}", shape)
             if isinstance(shape, list) and shape and isinstance(shape[0], list):
                 shape, kind = shape
-                if f"{name}/{key}" in tensors:  # up to version 3
-                    arrays[key] = value.astype(np.float32) * np.float32(kind)
-                    continue
                 kind, scale = (np.dtype(kind).newbyteorder("<"), 1) if isinstance(kind, str) else (np.dtype("i1"), kind)
                 value = np.frombuffer(others, kind, int(np.prod(shape)), at).reshape(shape)
                 at += value.nbytes

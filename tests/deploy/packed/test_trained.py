@@ -42,7 +42,6 @@ def test_accuracy_is_the_one_on_the_card(name, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_reader_written_from_the_page_reads_them(name):
-    """They are of an older version than what is written today."""
     path = Path(stq.__file__).parent / "trained" / f"{name}.safetensors"
     for node, (own, op, _, _, arrays) in zip(stq.load_trained(name)[0].nodes, numpy_reader.read(path), strict=True):
         assert (node.name, node.op) == (own, op)
